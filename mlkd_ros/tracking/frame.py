@@ -78,7 +78,7 @@ def as_frame(image: np.ndarray | Frame) -> Frame:
 
 
 def _checked(array: np.ndarray, dtype: type, channels: int | None, name: str) -> np.ndarray:
-    """`array` when it holds pixels of this kind (`channels` None: a 2-D array), else a ValueError."""
+    """`array` if it holds pixels of this kind (`channels` None: a 2-D array), else ValueError."""
     shape = "HxW" if channels is None else f"HxWx{channels}"
     fits = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
     # Type numbers, not dtypes, are compared: big-endian uint16 is uint16 too.
@@ -200,7 +200,7 @@ class Yuy2Frame(_Yuv422Frame):
 
 
 class Nv12Frame(Frame):
-    """H rows of brightness over H/2 rows of interleaved U and V: (H * 3/2)xW uint8, W and H even."""
+    """H rows of brightness over H/2 of interleaved U and V: (H * 3/2)xW uint8, W and H even."""
 
     def __init__(self, planes: np.ndarray) -> None:
         _checked(planes, np.uint8, None, "NV12")
