@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export of a student to ONNX: two static graphs, template and search, with uint8 images in.
+
+Correlation takes the template as an ordinary input, so no graph has template-dependent weights, and only the batch
+axis is dynamic (several targets, or several windows while a target is lost).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from ..tracking.network import fuse_batch_norm
+
+OPSET = 17
+
+
+class _TemplateGraph(nn.Module):
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, patch: Tensor) -> tuple[Tensor, ...]:
+        return self.student.template(patch.permute(0, 3, 1, 2).float())
+
+
+class _SearchGraph(nn.Module):
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, patch: Tensor, *template: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.student.search(patch.permute(0, 3, 1, 2).float(), *template)
+        return output.classification, output.regression
+
+
+def _export(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    axes = {name: {0: "batch"} for name in (*names, *outputs)}
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated, but the only one that PyTorch 2.4 to 2.13 share.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph, inputs, buffer, dynamo=False, opset_version=OPSET,
+            input_names=names, output_names=outputs, dynamic_axes=axes,
+        )  # fmt: skip
+    return buffer.getvalue()
+
+
+def export_onnx(student: nn.Module) -> dict[str, bytes]:
+    """Graphs ``template`` and ``search`` of a student (in eval mode; its batch norms are folded in place).
+
+    ``template``: ``patch`` ``(N, T, T, 3)`` uint8 BGR to the student's ``template_outputs``.
+    ``search``: ``patch`` ``(N, S, S, 3)`` uint8 BGR and those outputs to ``classification`` and ``regression``.
+    """
+    student = fuse_batch_norm(student.eval())
+    template_names = list(student.template_outputs)
+    template_patch = torch.zeros(1, student.template_size, student.template_size, 3, dtype=torch.uint8)
+    search_patch = torch.zeros(1, student.search_size, student.search_size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        template = tuple(_TemplateGraph(student)(template_patch))
+        return {
+            "template": _export(_TemplateGraph(student), (template_patch,), ["patch"], template_names),
+            "search": _export(
+                _SearchGraph(student), (search_patch, *template), ["patch", *template_names],
+                ["classification", "regression"],
+            ),
+        }  # fmt: skip

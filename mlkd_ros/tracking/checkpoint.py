@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file for one student: weights, exported graphs, settings and provenance, as safetensors.
+
+Tensors named ``student.*`` are the network's state dict; ``onnx.template`` and ``onnx.search`` (uint8) are its two
+exported graphs, so that a drone without PyTorch's exporter flies the same student. The header holds the architecture,
+the tracker settings and the provenance as JSON. Nothing in the file is ever executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .settings import TrackerSettings
+
+FORMAT = "mlkd-student/1"
+_STUDENT, _GRAPH = "student.", "onnx."
+
+
+class CheckpointError(ValueError):
+    """A file that is not a usable student checkpoint; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded student.
+
+    architecture: a name of ``network.ARCHITECTURES``.
+    weights: state dict as NumPy arrays, float32.
+    graphs: ONNX bytes by name (``template``, ``search``); empty when the student was not exported.
+    provenance: how it was trained (start, data, command, date, figures), JSON types.
+    """
+
+    architecture: str
+    settings: TrackerSettings
+    weights: dict[str, np.ndarray]
+    graphs: dict[str, bytes] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+
+def default_checkpoint() -> Path:
+    """The student that ships with the package."""
+    return Path(str(resources.files("mlkd_ros") / "weights" / "student.safetensors"))
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hex: what the model card names."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
+    """Read a checkpoint (the shipped one by default). CheckpointError names the file and what is wrong with it."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path) if path is not None else default_checkpoint()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format is {header.get('format')!r}, needed is {FORMAT!r} (see `mlkd select`)")
+    try:
+        settings = TrackerSettings.from_dict(json.loads(header["settings"]))
+        provenance = json.loads(header.get("provenance", "{}"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: unusable header: {error}") from error
+    return Checkpoint(
+        architecture=header.get("architecture", ""),
+        settings=settings,
+        weights={k[len(_STUDENT) :]: v for k, v in tensors.items() if k.startswith(_STUDENT)},
+        graphs={k[len(_GRAPH) :]: v.tobytes() for k, v in tensors.items() if k.startswith(_GRAPH)},
+        provenance=provenance,
+        path=str(path),
+    )
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write a checkpoint: to a temporary file first, then renamed, so that a reader never sees half of it."""
+    from safetensors.numpy import save_file
+
+    tensors = {_STUDENT + k: np.ascontiguousarray(v) for k, v in checkpoint.weights.items()}
+    tensors |= {_GRAPH + k: np.frombuffer(v, np.uint8) for k, v in checkpoint.graphs.items()}
+    header = {
+        "format": FORMAT,
+        "architecture": checkpoint.architecture,
+        "settings": json.dumps(checkpoint.settings.to_dict()),
+        "provenance": json.dumps(checkpoint.provenance),
+    }
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, str(temporary), metadata=header)
+    temporary.chmod(0o644)
+    os.replace(temporary, path)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings that travel in the checkpoint: how the student's maps become a box, a confidence and a state."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PresenceSettings:
+    """When a target is tracked, doubted, lost, found again and given up; confidences are calibrated, times seconds."""
+
+    tracking_above: float = 0.5
+    uncertain_below: float = 0.35
+    lost_below: float = 0.15
+    lost_after: float = 0.5
+    reacquire_above: float = 0.6
+    reacquire_frames: int = 2
+    give_up_after: float = 30.0
+    #: Search windows looked at in one frame while lost: bounds the latency of a lost frame.
+    search_windows: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lost_below <= self.uncertain_below <= self.tracking_above <= 1:
+            raise ValueError("presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1")
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Post-processing of one student, in the terms of the Siamese-tracking literature.
+
+    context_amount: margin of the template region, in mean sides of the box (SiamFC).
+    penalty_k: strength of the penalty on a change of scale and ratio (SiamRPN).
+    window_influence: share of the cosine window in the ranking score.
+    size_lr: learning rate of the box size.
+    calibration: (slope, offset) of the logistic map from the raw score's logit to the confidence (Platt scaling).
+    """
+
+    context_amount: float = 0.5
+    penalty_k: float = 0.138
+    window_influence: float = 0.455
+    size_lr: float = 0.348
+    calibration: tuple[float, float] = (1.0, 0.0)
+    presence: PresenceSettings = field(default_factory=PresenceSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, for the checkpoint's header."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrackerSettings:
+        """From ``to_dict``'s form. ValueError names unknown keys."""
+        values = dict(values)
+        presence = values.pop("presence", {})
+        for owner, given in ((cls, values), (PresenceSettings, presence)):
+            known = {f.name for f in dataclasses.fields(owner)}
+            if unknown := sorted(set(given) - known):
+                raise ValueError(f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}")
+        if "calibration" in values:
+            values["calibration"] = tuple(values["calibration"])
+        return cls(**values, presence=PresenceSettings(**presence))

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker: ``init`` on a box, then ``update`` with every frame. Knows no ROS and no training.
+
+Post-processing follows the Siamese-RPN family (SiamRPN, Li et al. 2018, section 3.4; SiamBAN, arXiv 2003.06761): a
+penalty on changes of scale and ratio, a cosine window, a smoothed size. What a frame costs outside the network is one
+crop of the search region and NumPy on a few hundred candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from .engine import Engine, Template, create_engine
+from .frame import Frame, as_frame
+from .geometry import AnchorCoder, Box, CropWindow, PointCoder, check_box, context_side, crop
+from .presence import Presence, TrackState, calibrated_confidence
+from .settings import TrackerSettings
+
+#: Time between two frames when the caller gives no stamps, in seconds.
+NOMINAL_PERIOD = 1.0 / 30.0
+#: A coasting target keeps this share of its velocity from frame to frame.
+_COAST_DECAY = 0.9
+#: Weight of the newest displacement in the velocity estimate.
+_VELOCITY_GAIN = 0.3
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """One frame's answer.
+
+    box: x, y, w, h in pixels of the full image, inside it; ``None`` when LOST or GIVEN_UP.
+    confidence: calibrated probability that the best candidate is right, 0..1.
+    """
+
+    box: Box | None
+    confidence: float
+    state: TrackState
+    reacquisitions: int = 0
+
+
+@dataclass
+class _Target:
+    """Where a target was last seen: centre and size in image pixels, velocity in pixels a second."""
+
+    template: Template
+    cx: float
+    cy: float
+    w: float
+    h: float
+    image_size: tuple[int, int]
+    vx: float = 0.0
+    vy: float = 0.0
+    stamp: float | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """The best box of a search window, in image pixels, with its raw score and its penalty factor."""
+
+    cx: float
+    cy: float
+    w: float
+    h: float
+    score: float
+    penalty: float
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Sizes of an architecture that post-processing needs, known without importing PyTorch."""
+
+    template_size: int
+    search_size: int
+    cells: int
+    stride: int
+    anchor_ratios: tuple[float, ...] = ()
+    anchor_scale: float = 0.0
+
+    def coder(self) -> PointCoder | AnchorCoder:
+        """The decoder of this architecture's regression maps."""
+        if self.anchor_ratios:
+            return AnchorCoder(self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale)
+        return PointCoder(self.cells, self.stride, self.search_size)
+
+
+#: By architecture name; a test asserts agreement with the classes of ``network.ARCHITECTURES``.
+STUDENT_SHAPES = {
+    "mobile_s16": StudentShape(127, 255, 15, 16),
+    "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
+}
+
+
+class Tracker:
+    """Tracks one target with one student. Not thread-safe: one thread owns it.
+
+    Build it with ``load_tracker``. Images are ``(H, W, 3)`` uint8 BGR arrays with any strides, or a ``Frame``.
+    """
+
+    def __init__(self, engine: Engine, shape: StudentShape, settings: TrackerSettings) -> None:
+        self._engine = engine
+        self._shape = shape
+        self.settings = settings
+        self._coder = shape.coder()
+        anchors = max(1, len(shape.anchor_ratios))
+        hanning = np.hanning(shape.cells)
+        self._cosine = np.tile(np.outer(hanning, hanning).ravel(), anchors).astype(np.float32)
+        self._target: _Target | None = None
+        self._presence = Presence(settings.presence)
+        self._scan: Iterator[tuple[float, float]] = iter(())
+        engine.warm_up(shape.template_size, shape.search_size)
+
+    @property
+    def engine_name(self) -> str:
+        """Runtime, device and threads, for logs and diagnostics."""
+        return self._engine.name
+
+    @property
+    def has_target(self) -> bool:
+        """Whether ``update`` may be called."""
+        return self._target is not None
+
+    @property
+    def template_size(self) -> int:
+        """Side of the template patch in pixels."""
+        return self._shape.template_size
+
+    def reset(self) -> None:
+        """Forget the target."""
+        self._target = None
+
+    def init(self, image: np.ndarray | Frame, box: Sequence[float], stamp: float | None = None) -> None:
+        """Designate the target: ``box`` is x, y, w, h in pixels of ``image``, ``stamp`` the image's time in seconds.
+
+        Raises ValueError (``InvalidBoxError``, ``BoxOutsideImageError``, or an unusable image) before the current
+        target is touched.
+        """
+        frame = as_frame(image)
+        x, y, w, h = check_box(box, frame.width, frame.height)
+        cx, cy = x + w / 2, y + h / 2
+        side = context_side(w, h, self.settings.context_amount)
+        patch = crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
+        template = self._engine.template(patch[None])
+        self._target = _Target(template, cx, cy, w, h, (frame.width, frame.height), stamp=stamp)
+        self._presence = Presence(self.settings.presence)
+
+    def update(self, image: np.ndarray | Frame, stamp: float | None = None) -> TrackResult:
+        """Find the target in the next image. ``stamp`` in seconds; without stamps 30 images a second are assumed.
+
+        Raises RuntimeError when there is no target, and ValueError when the image is unusable; the target is kept.
+        """
+        target = self._target
+        if target is None:
+            raise RuntimeError("no target: call init(image, box) first")
+        frame = as_frame(image)
+        self._follow_resolution(target, frame)
+        elapsed = self._elapsed(target, stamp)
+        target.stamp = stamp
+        if self._presence.state == TrackState.LOST:
+            return self._search_lost(target, frame, elapsed)
+        if self._presence.state == TrackState.GIVEN_UP:
+            return self._result(target, 0.0)
+        return self._track(target, frame, elapsed)
+
+    def _track(self, target: _Target, frame: Frame, elapsed: float) -> TrackResult:
+        candidate = self._look(target, frame, [(target.cx, target.cy)], self.settings.window_influence)
+        confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
+        if confidence >= self.settings.presence.lost_below:
+            self._follow(target, candidate, elapsed)
+        else:
+            self._coast(target, elapsed)
+        self._keep_inside(target)
+        if self._presence.step(confidence, elapsed) == TrackState.LOST:
+            self._scan = self._scan_centres(target)
+        return self._result(target, confidence)
+
+    def _search_lost(self, target: _Target, frame: Frame, elapsed: float) -> TrackResult:
+        """Look around the last place and at the next few windows of a scan that widens to the whole image."""
+        centres = [(target.cx, target.cy)]
+        for _ in range(self.settings.presence.search_windows - 1):
+            centre = next(self._scan, None)
+            if centre is None:
+                self._scan = self._scan_centres(target)
+                break
+            centres.append(centre)
+        candidate = self._look(target, frame, centres, 0.0)
+        confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
+        if confidence >= self.settings.presence.reacquire_above:
+            # The next frame looks here first, so that a chance resemblance is not taken for the target.
+            target.cx, target.cy = candidate.cx, candidate.cy
+            target.vx = target.vy = 0.0
+            self._keep_inside(target)
+        self._presence.step(confidence, elapsed)
+        return self._result(target, confidence)
+
+    def _look(
+        self, target: _Target, frame: Frame, centres: list[tuple[float, float]], window_influence: float
+    ) -> _Candidate:
+        """The best candidate of search windows around ``centres``, in one batch."""
+        ratio = self._shape.search_size / self._shape.template_size
+        side = context_side(target.w, target.h, self.settings.context_amount) * ratio
+        windows = [CropWindow.around(cx, cy, side, self._shape.search_size) for cx, cy in centres]
+        patches = np.stack([crop(frame, window) for window in windows])
+        classification, regression = self._engine.search(target.template, patches)
+        candidates = (
+            self._best(target, window, classification[i], regression[i], window_influence)
+            for i, window in enumerate(windows)
+        )
+        return max(candidates, key=lambda candidate: candidate.score)
+
+    def _best(
+        self, target: _Target, window: CropWindow, logits: np.ndarray, regression: np.ndarray, influence: float
+    ) -> _Candidate:
+        background, foreground = logits.reshape(2, -1)
+        scores = 1.0 / (1.0 + np.exp(np.clip(background - foreground, -50.0, 50.0)))
+        boxes = self._coder.decode(regression)
+        penalty = self._penalty(boxes[:, 2], boxes[:, 3], target.w / window.scale, target.h / window.scale)
+        ranking = penalty * scores * (1.0 - influence) + self._cosine * influence
+        best = int(ranking.argmax())
+        cx, cy = window.to_image(float(boxes[best, 0]), float(boxes[best, 1]))
+        w, h = float(boxes[best, 2]) * window.scale, float(boxes[best, 3]) * window.scale
+        return _Candidate(cx, cy, w, h, float(scores[best]), float(penalty[best]))
+
+    def _penalty(self, w: np.ndarray, h: np.ndarray, last_w: float, last_h: float) -> np.ndarray:
+        """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN, equation 12)."""
+        scale = np.sqrt((w + (w + h) / 2) * (h + (w + h) / 2)) / context_side(last_w, last_h, 0.5)
+        aspect = (last_w / last_h) / (w / h)
+        change = np.maximum(scale, 1.0 / scale) * np.maximum(aspect, 1.0 / aspect)
+        return np.exp((1.0 - change) * self.settings.penalty_k)
+
+    def _follow(self, target: _Target, candidate: _Candidate, elapsed: float) -> None:
+        """Take the candidate's centre; approach its size by a rate that grows with its score."""
+        rate = candidate.penalty * candidate.score * self.settings.size_lr
+        if elapsed > 0:
+            target.vx += _VELOCITY_GAIN * ((candidate.cx - target.cx) / elapsed - target.vx)
+            target.vy += _VELOCITY_GAIN * ((candidate.cy - target.cy) / elapsed - target.vy)
+        target.cx, target.cy = candidate.cx, candidate.cy
+        target.w += rate * (candidate.w - target.w)
+        target.h += rate * (candidate.h - target.h)
+
+    def _coast(self, target: _Target, elapsed: float) -> None:
+        """Go on with the last velocity, fading, while nothing in the search region looks like the target."""
+        target.cx += target.vx * elapsed
+        target.cy += target.vy * elapsed
+        target.vx *= _COAST_DECAY
+        target.vy *= _COAST_DECAY
+
+    def _keep_inside(self, target: _Target) -> None:
+        width, height = target.image_size
+        target.cx = min(max(target.cx, 0.0), float(width))
+        target.cy = min(max(target.cy, 0.0), float(height))
+        target.w = min(max(target.w, 4.0), float(width))
+        target.h = min(max(target.h, 4.0), float(height))
+
+    def _follow_resolution(self, target: _Target, frame: Frame) -> None:
+        """A camera that changes its resolution shows the same scene: the target's place scales with it."""
+        old_width, old_height = target.image_size
+        if (frame.width, frame.height) == target.image_size:
+            return
+        sx, sy = frame.width / old_width, frame.height / old_height
+        target.cx, target.w, target.vx = target.cx * sx, target.w * sx, target.vx * sx
+        target.cy, target.h, target.vy = target.cy * sy, target.h * sy, target.vy * sy
+        target.image_size = (frame.width, frame.height)
+        if self._presence.state == TrackState.LOST:
+            self._scan = self._scan_centres(target)
+
+    @staticmethod
+    def _elapsed(target: _Target, stamp: float | None) -> float:
+        """Seconds since the last image; a stamp that jumped backwards counts as one nominal period."""
+        if stamp is None or target.stamp is None or stamp <= target.stamp:
+            return NOMINAL_PERIOD
+        return stamp - target.stamp
+
+    def _scan_centres(self, target: _Target) -> Iterator[tuple[float, float]]:
+        """Centres of half-overlapping search windows over the whole image, nearest to the last place first."""
+        ratio = self._shape.search_size / self._shape.template_size
+        step = max(8.0, context_side(target.w, target.h, self.settings.context_amount) * ratio / 2)
+        width, height = target.image_size
+        columns = np.linspace(0, width, max(2, math.ceil(width / step)) + 1)
+        rows = np.linspace(0, height, max(2, math.ceil(height / step)) + 1)
+        grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+        distance = np.hypot(grid[:, 0] - target.cx, grid[:, 1] - target.cy)
+        return iter([(float(x), float(y)) for x, y in grid[np.argsort(distance, kind="stable")]])
+
+    def _result(self, target: _Target, confidence: float) -> TrackResult:
+        state = self._presence.state
+        box = None
+        if state in (TrackState.TRACKING, TrackState.UNCERTAIN):
+            width, height = target.image_size
+            left, top = max(target.cx - target.w / 2, 0.0), max(target.cy - target.h / 2, 0.0)
+            right, bottom = min(target.cx + target.w / 2, width), min(target.cy + target.h / 2, height)
+            box = (left, top, right - left, bottom - top)
+        return TrackResult(box, confidence, state, self._presence.reacquisitions)
+
+
+def tracker_from_checkpoint(
+    checkpoint: Checkpoint, device: str = "auto", engine: str = "auto", threads: int = 1
+) -> Tracker:
+    """``load_tracker`` for a checkpoint already in memory."""
+    if checkpoint.architecture not in STUDENT_SHAPES:
+        known = ", ".join(sorted(STUDENT_SHAPES))
+        raise CheckpointError(f"{checkpoint.path}: unknown architecture {checkpoint.architecture!r}: known are {known}")
+    runtime = create_engine(checkpoint, device, engine, threads)
+    return Tracker(runtime, STUDENT_SHAPES[checkpoint.architecture], checkpoint.settings)
+
+
+def load_tracker(
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    threads: int = 1,
+    settings: TrackerSettings | None = None,
+) -> Tracker:
+    """A warmed-up tracker.
+
+    checkpoint: path of a student; the shipped one by default.
+    device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    engine: ``auto``, ``onnxruntime`` or ``torch``; threads: CPU threads of the engine.
+    settings: instead of those in the checkpoint.
+
+    Raises CheckpointError for an unusable file and EngineError for a device or engine that cannot be had.
+    """
+    loaded = load_checkpoint(checkpoint)
+    if settings is not None:
+        loaded = replace(loaded, settings=settings)
+    return tracker_from_checkpoint(loaded, device, engine, threads)
