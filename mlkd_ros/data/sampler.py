@@ -312,7 +312,7 @@ class PairSampler:
 
 
 class _Group:
-    """The windows of a group; a sequence is drawn by the root of its size, so long ones do not rule."""
+    """The windows of a group. Sequences are drawn by the root of their size: long ones do not rule."""
 
     def __init__(self, rows: np.ndarray, sequence: np.ndarray) -> None:
         order = np.argsort(sequence[rows], kind="stable")
@@ -347,7 +347,7 @@ class _Table:
         self._end = np.repeat(ends, ends - starts)
 
     def partner(self, row: int, max_gap: int, rng: np.random.Generator) -> int:
-        """Draw a row of the same object within the gap; itself where there is no other (a still)."""
+        """Draw a row of the same object within the gap; itself where there is no other."""
         place = self._place[row]
         track = self._order[self._start[place] : self._end[place]]
         frames = self._frame[track]
@@ -371,7 +371,7 @@ def _coarse(image: np.ndarray, grain: float) -> np.ndarray:
 
 
 def _enlarge(image: np.ndarray, patch: _Patch) -> np.ndarray:
-    """Bring a picture to its patch's side; make the padding flat, as trackers pad after the camera."""
+    """Bring a picture to the side of its patch; flatten padding, as trackers pad dark frames."""
     side = patch.image.shape[0]
     if image.shape[0] != side:
         image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
