@@ -12,7 +12,6 @@ Coordinates are pixels of the full image, origin at the top left, x to the right
 from __future__ import annotations
 
 import abc
-import math
 
 import cv2
 import numpy as np
@@ -28,7 +27,6 @@ __all__ = [
     "Nv12Frame",
     "RgbFrame",
     "RgbaFrame",
-    "ScaledFrame",
     "UyvyFrame",
     "Yuy2Frame",
     "as_frame",
@@ -262,37 +260,6 @@ class BayerFrame(Frame):
         right, bottom = min(x1 + 2, self.width), min(y1 + 2, self.height)
         bgr = cv2.cvtColor(self._pixels[top:bottom, left:right], self._code)
         return bgr[y0 - top : y1 - top, x0 - left : x1 - left]
-
-
-class ScaledFrame(Frame):
-    """Another frame as if it had been taken `width` x `height` pixels large.
-
-    Lets a target be followed when the camera changes its resolution: windows are resampled one by
-    one (bilinear), the image never is.
-    """
-
-    def __init__(self, frame: Frame, width: int, height: int) -> None:
-        super().__init__(width, height)
-        self._frame = frame
-        self._scale_x = frame.width / self.width
-        self._scale_y = frame.height / self.height
-
-    def _convert(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        # One pixel around what the window covers, for the interpolation.
-        left = max(math.floor(x0 * self._scale_x) - 1, 0)
-        top = max(math.floor(y0 * self._scale_y) - 1, 0)
-        right = min(math.ceil(x1 * self._scale_x) + 1, self._frame.width)
-        bottom = min(math.ceil(y1 * self._scale_y) + 1, self._frame.height)
-        # From the centre of each pixel wanted to where it lies in the source window.
-        shift_x = (x0 + 0.5) * self._scale_x - 0.5 - left
-        shift_y = (y0 + 0.5) * self._scale_y - 0.5 - top
-        return cv2.warpAffine(
-            self._frame.window(left, top, right, bottom),
-            np.array([[self._scale_x, 0.0, shift_x], [0.0, self._scale_y, shift_y]]),
-            (x1 - x0, y1 - y0),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
 
 
 def _even_down(value: int) -> int:

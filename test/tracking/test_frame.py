@@ -21,7 +21,6 @@ from mlkd_ros.tracking.frame import (
     Nv12Frame,
     RgbaFrame,
     RgbFrame,
-    ScaledFrame,
     UyvyFrame,
     Yuy2Frame,
     as_frame,
@@ -182,19 +181,6 @@ def test_unusable_arrays_are_refused_by_name(make, message: str) -> None:
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="not list"):
         as_frame([[0]])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("width", "height"), [(160, 120), (640, 480), (320, 240), (213, 301)])
-def test_a_scaled_frame_equals_the_resized_image(width: int, height: int) -> None:
-    image = cv2.GaussianBlur(noise(240, 320, 3), (0, 0), 2)
-    whole = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    frame = ScaledFrame(BgrFrame(image), width, height)
-    assert (frame.width, frame.height) == (width, height)
-    windows = [(0, 0, width, height), (0, 0, 7, 5), (width - 9, height - 4, width, height)]
-    for x0, y0, x1, y1 in [*windows, (31, 17, 130, 90), (50, 60, 51, 61)]:
-        difference = cv2.absdiff(frame.window(x0, y0, x1, y1), whole[y0:y1, x0:x1].copy())
-        # Both round their interpolation weights, each in its own way.
-        assert difference.max() <= 3, (x0, y0, x1, y1)
 
 
 def test_frames_pass_through() -> None:
