@@ -312,7 +312,7 @@ class PairSampler:
 
 
 class _Group:
-    """The windows of a group. Sequences are drawn by the root of their size: long ones do not rule."""
+    """The windows of a group; sequences are drawn by the root of their size."""
 
     def __init__(self, rows: np.ndarray, sequence: np.ndarray) -> None:
         order = np.argsort(sequence[rows], kind="stable")
