@@ -6,8 +6,8 @@ The way of the light, in this order:
 1. the day picture is brought to linear light (inverse sRGB), 1.0 being its white;
 2. lamps replace the daylight: their colour, pools of light, lens fall-off, glare;
 3. the scene moves while the shutter is open and the lens is not perfectly sharp;
-4. ``exposure * full_well`` electrons are collected at white; they arrive with photon noise, are read
-   out with read noise and with a bit of row and column noise;
+4. ``exposure * full_well`` electrons are collected at white; they arrive with photon noise, are
+   read out with read noise and with a bit of row and column noise;
 5. the camera amplifies (``gain``), clips, applies its tone curve, quantises and perhaps compresses
    (JPEG).
 
