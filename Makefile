@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo`, `make test`, `make lint`: each sets up .venv first. Needs Python 3.10 to 3.13 with
+# venv, a C and C++ compiler, and for `make test` cmake.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Only installed where there is no PyTorch yet: another version, or one for another CUDA, is kept.
+TORCH ?= torch==2.13.0
+
+# Set by the Python of another virtual environment (if make was started from one); the ROS wheels'
+# start-up hook would take it for its own and leave this environment's libraries unfound.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+# Copied into the environment, or generated from: `pip install -e` has to run again when they change.
+INSTALLED := $(wildcard msg/*.msg srv/*.srv third_party/*/msg/*.msg launch/*.py config/*)
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
+	$(BIN)/pip install -e '.[tools,train,plot,test]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m mlkd_ros.simulation.demo --output demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info demo
