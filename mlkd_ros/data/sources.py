@@ -105,7 +105,7 @@ class VideoSource(FrameSource):
 
 
 class FolderSource(FrameSource):
-    """A folder of image files in natural order of their names, at a fixed rate in frames a second."""
+    """A folder of image files in natural order of their names, at a fixed rate in frames/s."""
 
     def __init__(self, path: Path, rate: float = DEFAULT_RATE) -> None:
         if not rate > 0:
