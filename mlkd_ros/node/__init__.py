@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS face of the tracker: images in, detections, status and services out."""

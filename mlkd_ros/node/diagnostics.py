@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node is doing, for /diagnostics and the log: rates, latency, drops, silence, QoS.
+
+`Monitor` collects, from both threads; `diagnostic_statuses` words one snapshot of it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from mlkd_ros.tracking import TrackState
+
+__all__ = ["Latency", "Monitor", "Snapshot", "diagnostic_statuses"]
+
+#: Latencies looked back on: ten seconds at 30 Hz.
+_LATENCIES = 300
+#: Seconds that a rate is an average over.
+_RATE_WINDOW = 3.0
+#: A latency beyond this is no latency: camera and node do not share a clock.
+CLOCKS_DIFFER = 60.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of the latest stamp-to-publish latencies, seconds; NaN before the first."""
+
+    median: float = math.nan
+    p95: float = math.nan
+    p99: float = math.nan
+    worst: float = math.nan
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Latency:
+        """Percentiles of `values`, each one that did occur."""
+        ordered = sorted(values)
+        if not ordered:
+            return cls()
+        last = len(ordered) - 1
+        return cls(*(ordered[math.ceil(last * share)] for share in (0.5, 0.95, 0.99, 1.0)))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that diagnostics say, at one moment.
+
+    `silence` is seconds since the last image (or since the start), `silent` whether that is too
+    long; rates are in Hz; `unusable` counts images by what was wrong with them and `problem` is
+    the latest of them in words, empty when the latest image was good.
+    """
+
+    topic: str
+    silent: bool
+    silence: float
+    publishers: int
+    received: int
+    input_rate: float
+    output_rate: float
+    problem: str
+    unusable: Counter[str]
+    qos_problem: str
+    loading: bool
+    engine: str
+    processed: int
+    dropped: Counter[str]
+    latency: Latency
+    states: dict[str, TrackState]
+    history: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+class Monitor:
+    """Counts and times. Any thread may call anything; times are of the steady clock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrivals: deque[float] = deque(maxlen=1024)
+        self._departures: deque[float] = deque(maxlen=1024)
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._last_arrival = time.monotonic()
+        self._silent = False
+        self.received = 0
+        self.unusable: Counter[str] = Counter()
+        self.problem = ""
+        self.qos_problem = ""
+
+    def arrived(self) -> None:
+        """An image has come in, usable or not."""
+        now = time.monotonic()
+        with self._lock:
+            self.received += 1
+            self._last_arrival = now
+            self._arrivals.append(now)
+
+    def refused(self, reason: str, problem: str) -> None:
+        """It cannot be used."""
+        with self._lock:
+            self.unusable[reason] += 1
+            self.problem = problem
+
+    def accepted(self) -> None:
+        """It can."""
+        self.problem = ""
+
+    def published(self, latency: float) -> None:
+        """Detections for one image have been published `latency` seconds after its stamp."""
+        with self._lock:
+            self._latencies.append(latency)
+            self._departures.append(time.monotonic())
+
+    def silence(self) -> float:
+        """Seconds since the last image, or since the start."""
+        return time.monotonic() - self._last_arrival
+
+    def silence_changed(self, timeout: float) -> bool | None:
+        """True once when silence begins, False once when it ends, None otherwise."""
+        silent = self.silence() > timeout
+        if silent == self._silent:
+            return None
+        self._silent = silent
+        return silent
+
+    def rates(self) -> tuple[float, float]:
+        """Images received and processed a second, of late."""
+        since = time.monotonic() - _RATE_WINDOW
+        with self._lock:
+            arrivals = sum(moment > since for moment in self._arrivals)
+            departures = sum(moment > since for moment in self._departures)
+        return arrivals / _RATE_WINDOW, departures / _RATE_WINDOW
+
+    def latency(self) -> Latency:
+        """Percentiles of the latest latencies."""
+        with self._lock:
+            return Latency.of(self._latencies)
+
+
+def diagnostic_statuses(name: str, snapshot: Snapshot) -> list[DiagnosticStatus]:
+    """One status about the images that come in, one about the tracking of them."""
+    return [
+        _status(f"{name}: images", snapshot, *_judge_images(snapshot), _image_values(snapshot)),
+        _status(f"{name}: tracking", snapshot, *_judge_tracking(snapshot), _track_values(snapshot)),
+    ]
+
+
+def _judge_images(snapshot: Snapshot) -> tuple[bytes, str]:
+    topic = snapshot.topic
+    if snapshot.qos_problem and (snapshot.silent or snapshot.received == 0):
+        return DiagnosticStatus.ERROR, snapshot.qos_problem
+    if snapshot.silent:
+        why = (
+            "nobody publishes it"
+            if snapshot.publishers == 0
+            else f"though it has {snapshot.publishers} publisher(s)"
+        )
+        return DiagnosticStatus.ERROR, f"no image for {snapshot.silence:.1f} s on {topic}: {why}"
+    if snapshot.problem:
+        return DiagnosticStatus.ERROR, f"unusable images on {topic}: {snapshot.problem}"
+    if snapshot.qos_problem:
+        return DiagnosticStatus.WARN, snapshot.qos_problem
+    if snapshot.received == 0:
+        return DiagnosticStatus.OK, f"waiting for the first image on {topic}"
+    return DiagnosticStatus.OK, f"{snapshot.input_rate:.1f} Hz on {topic}"
+
+
+def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
+    if snapshot.loading:
+        return DiagnosticStatus.WARN, "loading the tracker"
+    if abs(snapshot.latency.median) > CLOCKS_DIFFER:
+        return (
+            DiagnosticStatus.WARN,
+            f"image stamps and this node's clock differ by {snapshot.latency.median:.0f} s: "
+            "set use_sim_time for a replay, or synchronise the clocks",
+        )
+    if not snapshot.states:
+        return DiagnosticStatus.OK, "no target"
+    text = ", ".join(f"target {key} {state.name}" for key, state in snapshot.states.items())
+    lost = any(state >= TrackState.LOST for state in snapshot.states.values())
+    return DiagnosticStatus.WARN if lost else DiagnosticStatus.OK, text
+
+
+def _image_values(snapshot: Snapshot) -> dict[str, str]:
+    return {
+        "topic": snapshot.topic,
+        "publishers": str(snapshot.publishers),
+        "received": str(snapshot.received),
+        "input rate (Hz)": f"{snapshot.input_rate:.1f}",
+        "since the last image (s)": f"{snapshot.silence:.2f}",
+        "unusable": str(snapshot.unusable.total()),
+        **{f"unusable: {reason}": str(count) for reason, count in snapshot.unusable.items()},
+        "history": snapshot.history,
+        **snapshot.extra,
+    }
+
+
+def _track_values(snapshot: Snapshot) -> dict[str, str]:
+    latency = snapshot.latency
+    return {
+        "engine": snapshot.engine,
+        "processed": str(snapshot.processed),
+        "output rate (Hz)": f"{snapshot.output_rate:.1f}",
+        "dropped": str(snapshot.dropped.total()),
+        **{f"dropped: {reason}": str(count) for reason, count in snapshot.dropped.items()},
+        "latency median (ms)": f"{latency.median * 1e3:.1f}",
+        "latency p95 (ms)": f"{latency.p95 * 1e3:.1f}",
+        "latency p99 (ms)": f"{latency.p99 * 1e3:.1f}",
+        "latency max (ms)": f"{latency.worst * 1e3:.1f}",
+        **{f"target {key}": state.name for key, state in snapshot.states.items()},
+    }
+
+
+def _status(
+    name: str, snapshot: Snapshot, level: bytes, message: str, values: dict[str, str]
+) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        name=name,
+        level=level,
+        message=message,
+        hardware_id=snapshot.engine,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )

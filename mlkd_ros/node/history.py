@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last few seconds of images, so that tracking can start on the one the operator saw."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from mlkd_ros.tracking.frame import Frame
+
+__all__ = ["FrameHistory", "HeldFrame", "StampOutsideHistoryError"]
+
+# A stamp between two images that are further apart than twice this has no image near enough.
+_FARTHEST_NS = 200_000_000
+# Half of this is how far past either end a stamp may be while only one image is held.
+_DEFAULT_INTERVAL_NS = 100_000_000
+
+
+@dataclass(frozen=True)
+class HeldFrame:
+    """One received image.
+
+    `stamp` is its header's, in nanoseconds; `number` counts usable images from 1 and tells apart
+    images with equal stamps; `nbytes` is what it costs to hold; `header` is passed through to
+    whatever is published about the image.
+    """
+
+    frame: Frame
+    stamp: int
+    number: int
+    nbytes: int
+    header: Any = None
+
+
+class StampOutsideHistoryError(LookupError):
+    """No image near the wanted stamp is held; the message names the span that is."""
+
+
+class FrameHistory:
+    """The newest images, bounded in time and in bytes. The newest one is always held.
+
+    One thread adds, any thread may look. Stamps are in nanoseconds.
+    """
+
+    def __init__(self, seconds: float, nbytes: int) -> None:
+        self._span = int(seconds * 1e9)
+        self._limit = int(nbytes)
+        self._frames: deque[HeldFrame] = deque()
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, held: HeldFrame) -> bool:
+        """Hold one more image. True if it is older than the newest: time was set back.
+
+        The images held before are dropped then, because stamps no longer tell them apart from the
+        ones to come.
+        """
+        with self._lock:
+            set_back = bool(self._frames) and held.stamp < self._frames[-1].stamp
+            if set_back:
+                self._frames.clear()
+                self._nbytes = 0
+            self._frames.append(held)
+            self._nbytes += held.nbytes
+            while len(self._frames) > 1 and (
+                self._nbytes > self._limit or held.stamp - self._frames[0].stamp > self._span
+            ):
+                self._nbytes -= self._frames.popleft().nbytes
+            return set_back
+
+    def newest(self) -> HeldFrame | None:
+        """The image received last."""
+        with self._lock:
+            return self._frames[-1] if self._frames else None
+
+    def after(self, number: int) -> list[HeldFrame]:
+        """The images received after the one with that number, oldest first."""
+        with self._lock:
+            return [held for held in self._frames if held.number > number]
+
+    def at(self, stamp: int) -> HeldFrame:
+        """The image with that stamp, else the nearest: the operator may have seen one lost here.
+
+        A stamp between two images held takes the nearer one unless they are more than 0.4 s apart;
+        a stamp before the first or after the last may be half an image interval away from it.
+        Raises StampOutsideHistoryError otherwise.
+        """
+        with self._lock:
+            frames = list(self._frames)
+        if not frames:
+            raise StampOutsideHistoryError("no image is held")
+        stamps = [held.stamp for held in frames]
+        index = bisect.bisect_left(stamps, stamp)
+        candidates = frames[max(index - 1, 0) : index + 1]
+        nearest = min(candidates, key=lambda held: abs(held.stamp - stamp))
+        between = 0 < index < len(frames)
+        allowed = _FARTHEST_NS if between else _median_interval(stamps) // 2
+        if abs(nearest.stamp - stamp) > allowed:
+            raise StampOutsideHistoryError(
+                f"no image near stamp {_seconds(stamp)} is held: the history of {len(frames)} "
+                f"images spans {_seconds(stamps[0])} to {_seconds(stamps[-1])} s "
+                f"({(stamps[-1] - stamps[0]) / 1e9:.3f} s), the nearest is "
+                f"{abs(nearest.stamp - stamp) / 1e9:.3f} s away"
+            )
+        return nearest
+
+    def __len__(self) -> int:
+        """How many images are held."""
+        with self._lock:
+            return len(self._frames)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of image data held."""
+        with self._lock:
+            return self._nbytes
+
+    @property
+    def seconds(self) -> float:
+        """Time from the oldest to the newest image held."""
+        with self._lock:
+            return (self._frames[-1].stamp - self._frames[0].stamp) / 1e9 if self._frames else 0.0
+
+
+def _median_interval(stamps: list[int]) -> int:
+    intervals = sorted(late - early for early, late in zip(stamps, stamps[1:], strict=False))
+    return intervals[len(intervals) // 2] if intervals else _DEFAULT_INTERVAL_NS
+
+
+def _seconds(stamp: int) -> str:
+    """A stamp in seconds, with integer arithmetic: a float would lose the last digits."""
+    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

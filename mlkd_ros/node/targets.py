@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The targets a node follows: designation on an image of the past, catching up, one step per image.
+
+No ROS in here and no threads: one thread, the tracking worker, owns a `TargetSet`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlkd_ros.node.decoding import UnusableImageError
+from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
+from mlkd_ros.tracking import (
+    BoxOutsideImageError,
+    InvalidBoxError,
+    Tracker,
+    TrackResult,
+    TrackState,
+)
+
+__all__ = ["Code", "Designation", "DesignationError", "Designated", "TargetReport", "TargetSet"]
+
+Box = tuple[float, float, float, float]
+
+
+class Code(enum.IntEnum):
+    """Why a designation was accepted or not; the numbers are those of InitTarget.srv."""
+
+    SUCCESS = 0
+    NO_IMAGE = 1
+    STAMP_OUTSIDE_HISTORY = 2
+    INVALID_BOX = 3
+    BOX_OUTSIDE_IMAGE = 4
+    TOO_MANY_TARGETS = 5
+    UNUSABLE_IMAGE = 6
+    NOT_READY = 7
+    INTERNAL_ERROR = 8
+
+
+class DesignationError(Exception):
+    """A designation that was refused. Nothing has changed: targets being followed still are."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Designation:
+    """What an operator marked.
+
+    `box` is x, y, w, h in pixels of an image of `image_size` (width, height), or of the camera's
+    image when that is (0, 0). `stamp` is that image's, in nanoseconds; 0 means the newest.
+    """
+
+    box: Box
+    stamp: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    target_id: str = ""
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """One target on one image: what the tracker said, and the seconds that it took."""
+
+    target_id: str
+    result: TrackResult
+    processing_time: float
+
+
+@dataclass(frozen=True)
+class Designated:
+    """A designation that was accepted: the image it began on, and the target on the newest one."""
+
+    start: HeldFrame
+    newest: HeldFrame
+    frames_caught_up: int
+    report: TargetReport
+
+
+@dataclass
+class _Target:
+    tracker: Tracker
+    state: TrackState = TrackState.TRACKING
+
+
+class TargetSet:
+    """Up to `max_targets` targets, each with a tracker of its own.
+
+    One tracker more than that stands by: a new target is started and brought up to date on it, and
+    takes its place only when all of that went well.
+    """
+
+    def __init__(self, make_tracker: Callable[[], Tracker], max_targets: int) -> None:
+        self._max_targets = max_targets
+        self._spare = [make_tracker() for _ in range(max_targets + 1)]
+        self._targets: dict[str, _Target] = {}
+        self._last_id = 0
+
+    @property
+    def engine_name(self) -> str:
+        """What runs the network, and where."""
+        trackers = [*self._spare, *(target.tracker for target in self._targets.values())]
+        return trackers[0].engine_name
+
+    @property
+    def states(self) -> dict[str, TrackState]:
+        """The last known state of each target by its id."""
+        return {name: target.state for name, target in self._targets.items()}
+
+    def step(self, held: HeldFrame, known: TargetReport | None = None) -> list[TargetReport]:
+        """Follow every target on to one more image, but for one whose report is `known` already.
+
+        Raises ValueError if the image's pixels turn out to be unusable; the targets are kept.
+        """
+        return [
+            known if known and known.target_id == name else _step(name, target, held)
+            for name, target in self._targets.items()
+        ]
+
+    def forget(self) -> list[str]:
+        """Stop following; the ids that were followed."""
+        names = list(self._targets)
+        for name in names:
+            self._release(name)
+        return names
+
+    def designate(
+        self, request: Designation, history: FrameHistory, catch_up_duration: float
+    ) -> Designated:
+        """Start on the image that the operator saw, run up to the newest, then follow from there.
+
+        Running up takes at most about `catch_up_duration` seconds: when there are more images
+        than fit into it, they are skipped evenly, those that arrive meanwhile included. The
+        newest one is never skipped. Raises DesignationError.
+        """
+        replaced = self._to_replace(request.target_id)
+        start = _image_seen(request.stamp, history)
+        box = _full_resolution(request, start)
+        tracker = self._spare.pop()
+        try:
+            _init(tracker, start, box)
+            target = _Target(tracker)
+            name = request.target_id or self._next_id()
+            newest, count, report = _catch_up(name, target, start, history, catch_up_duration)
+        except DesignationError:
+            self._spare.append(tracker)
+            raise
+        except Exception as error:
+            self._spare.append(tracker)
+            raise DesignationError(
+                Code.INTERNAL_ERROR, f"the tracker failed: {type(error).__name__}: {error}"
+            ) from error
+        if replaced is not None:
+            self._release(replaced)
+        self._targets[name] = target
+        return Designated(start, newest, count, report)
+
+    def _to_replace(self, target_id: str) -> str | None:
+        """The id of the target that a new one with this id takes the place of, None for a free one.
+
+        A target that has been given up does not keep its place against a new one.
+        """
+        if target_id in self._targets:
+            return target_id
+        if len(self._targets) < self._max_targets:
+            return None
+        given_up = (n for n, t in self._targets.items() if t.state == TrackState.GIVEN_UP)
+        name = next(given_up, next(iter(self._targets)) if self._max_targets == 1 else None)
+        if name is None:
+            raise DesignationError(
+                Code.TOO_MANY_TARGETS,
+                f"{self._max_targets} targets are being followed ({', '.join(self._targets)}), as "
+                "many as parameter max_targets allows: stop first, or name the one to replace in "
+                "target_id",
+            )
+        return name
+
+    def _next_id(self) -> str:
+        """The next number that is no target's name."""
+        while True:
+            self._last_id += 1
+            if str(self._last_id) not in self._targets:
+                return str(self._last_id)
+
+    def _release(self, name: str) -> None:
+        tracker = self._targets.pop(name).tracker
+        tracker.reset()
+        self._spare.append(tracker)
+
+
+def _image_seen(stamp: int, history: FrameHistory) -> HeldFrame:
+    newest = history.newest()
+    if newest is None:
+        raise DesignationError(Code.NO_IMAGE, "no usable image has been received yet")
+    if stamp == 0:
+        return newest
+    try:
+        return history.at(stamp)
+    except StampOutsideHistoryError as error:
+        raise DesignationError(Code.STAMP_OUTSIDE_HISTORY, str(error)) from error
+
+
+def _full_resolution(request: Designation, held: HeldFrame) -> Box:
+    """The box in pixels of the camera's image."""
+    width, height = request.image_size
+    if not all(map(math.isfinite, request.box)):
+        raise DesignationError(
+            Code.INVALID_BOX, f"box {request.box} must be finite numbers x, y, width, height"
+        )
+    if (width == 0) != (height == 0):
+        raise DesignationError(
+            Code.INVALID_BOX,
+            f"image_width {width} and image_height {height} must both be given, or both be 0 for "
+            "a box in pixels of the camera's image",
+        )
+    if width == 0:
+        return request.box
+    scale_x, scale_y = held.frame.width / width, held.frame.height / height
+    x, y, w, h = request.box
+    return x * scale_x, y * scale_y, w * scale_x, h * scale_y
+
+
+def _init(tracker: Tracker, held: HeldFrame, box: Box) -> None:
+    """`Tracker.init` with each way to fail under its own code."""
+    try:
+        tracker.init(held.frame, box, held.stamp * 1e-9)
+    except BoxOutsideImageError as error:
+        raise DesignationError(Code.BOX_OUTSIDE_IMAGE, str(error)) from error
+    except InvalidBoxError as error:
+        raise DesignationError(Code.INVALID_BOX, str(error)) from error
+    except ValueError as error:
+        raise DesignationError(Code.UNUSABLE_IMAGE, str(error)) from error
+
+
+def _step(name: str, target: _Target, held: HeldFrame) -> TargetReport:
+    begin = time.perf_counter()
+    result = target.tracker.update(held.frame, held.stamp * 1e-9)
+    target.state = result.state
+    return TargetReport(name, result, time.perf_counter() - begin)
+
+
+def _catch_up(
+    name: str, target: _Target, start: HeldFrame, history: FrameHistory, duration: float
+) -> tuple[HeldFrame, int, TargetReport]:
+    """Run from `start` to the newest image: that image, how many were run through, the report."""
+    begin = time.monotonic()
+    held, count, report, spent = start, 0, None, 0.0
+    while spent < duration and (ahead := history.after(held.number)):
+        # Evenly, as many as there is time for at the pace so far: the next one is this far ahead.
+        affordable = (duration - spent) * count / spent if count else len(ahead)
+        held = ahead[math.ceil(len(ahead) / max(affordable, 1.0)) - 1]
+        with contextlib.suppress(
+            UnusableImageError
+        ):  # Found out only now; the next one may be good.
+            report = _step(name, target, held)
+            count += 1
+        spent = time.monotonic() - begin
+    newest = history.newest() or held
+    if report is None or newest.number > held.number:
+        held, report = newest, _step(name, target, newest)
+        count += held is not start
+    return held, count, report
