@@ -313,7 +313,8 @@ def _linear_of_srgb() -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _tone_table(contrast: float) -> np.ndarray:
+def tone_table(contrast: float) -> np.ndarray:
+    """Camera code (uint8) of linear light 0..1 in :data:`TONE_STEPS` equal steps; do not change it."""
     linear = np.arange(TONE_STEPS) / (TONE_STEPS - 1)
     code = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.round(255.0 * code**contrast).astype(np.uint8)
@@ -405,7 +406,7 @@ def _expose(light: np.ndarray, conditions: NightConditions, rng: np.random.Gener
     height, width = light.shape[:2]
     # Poisson by its normal approximation: demosaicing has mixed single photons away.
     sigma = cv2.sqrt(light + np.float32(conditions.read_noise**2))
-    noise = _unit_noise((height, width), conditions, rng)
+    noise = unit_noise((height, width), conditions, rng)
     electrons = cv2.add(light, cv2.multiply(sigma, noise))
     if conditions.row_noise:
         electrons += rng.normal(0.0, conditions.row_noise, (height, 1, 1)).astype(np.float32)
@@ -417,10 +418,10 @@ def _expose(light: np.ndarray, conditions: NightConditions, rng: np.random.Gener
     return electrons
 
 
-def _unit_noise(
+def unit_noise(
     size: tuple[int, int], conditions: NightConditions, rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise of unit variance, ``(height, width, 3)`` float32, with the grain of the conditions."""
+    """Noise of unit variance with the grain of the conditions, ``(height, width, 3)`` float32."""
     colour_part = conditions.chroma_noise
     noise = _grain(_white_noise((*size, 3), rng), conditions.chroma_grain)
     if colour_part == 1.0:
@@ -472,7 +473,7 @@ def _develop(electrons: np.ndarray, conditions: NightConditions) -> np.ndarray:
         linear = electrons
         linear *= np.float32(scale)
     np.clip(linear, 0, TONE_STEPS - 1, out=linear)
-    return _tone_table(conditions.contrast).take(linear.astype(np.uint16))
+    return tone_table(conditions.contrast).take(linear.astype(np.uint16))
 
 
 def _compress(picture: np.ndarray, quality: int | None) -> np.ndarray:
