@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the files that are installed beside the code: launch files, parameters, DDS settings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ament_index_python import PackageNotFoundError, get_package_share_directory
+
+FASTDDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its settings: since Kilted, and before."""
+
+
+def share_directory() -> Path:
+    """Folder `share/mlkd_ros` of this installation, with `launch/` and `config/` in it."""
+    try:
+        return Path(get_package_share_directory("mlkd_ros"))
+    except (PackageNotFoundError, OSError):
+        # Installed with pip, and no ROS set-up file was sourced that tells ament where.
+        return Path(sys.prefix) / "share" / "mlkd_ros"
+
+
+def fastdds_environment() -> dict[str, str]:
+    """Environment variables that let a process send camera images through shared memory.
+
+    Empty if the user has already chosen settings of their own.
+    """
+    if any(os.environ.get(name) for name in FASTDDS_PROFILE_VARIABLES):
+        return {}
+    profile = str(share_directory() / "config" / "fastdds.xml")
+    return dict.fromkeys(FASTDDS_PROFILE_VARIABLES, profile)
+
+
+def use_fastdds_profile() -> None:
+    """Apply `fastdds_environment` to this process. To be called before `rclpy.init()`."""
+    os.environ.update(fastdds_environment())
