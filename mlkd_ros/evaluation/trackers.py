@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trackers under evaluation: ours, OpenCV's, and a plain loop around published NanoTrack networks.
+
+A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
+
+- ``ours`` or ``ours=CHECKPOINT``;
+- ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
+- ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
+- ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+class EvaluatedTracker(Protocol):
+    """What evaluation needs. Images are uint8 BGR; boxes are ``x, y, w, h`` in their pixels."""
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target, forgetting the last one."""
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target in the next frame; None where it is reported lost."""
+
+
+class OursTracker:
+    """Our tracker, as the node runs it: a lost target is no box."""
+
+    def __init__(
+        self, checkpoint: str | None = None, device: str = "auto", engine: str = "auto"
+    ) -> None:
+        from mlkd_ros.tracking import load_tracker
+
+        self._tracker = load_tracker(checkpoint, device=device, engine=engine)
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target."""
+        self._tracker.init(image, box)
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        return self._tracker.update(image).box
+
+
+class OpenCvTracker:
+    """A tracker of OpenCV. It takes whole pixels; where it reports failure there is no box."""
+
+    def __init__(self, create: Callable[[], Any]) -> None:
+        self._create = create
+        self._tracker = create()
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target, with a fresh tracker."""
+        self._tracker = self._create()
+        left, top = round(box[0]), round(box[1])
+        right, bottom = round(box[0] + box[2]), round(box[1] + box[3])
+        self._tracker.init(image, (left, top, max(right - left, 1), max(bottom - top, 1)))
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        found, box = self._tracker.update(image)
+        if not found:
+            return None
+        x, y, w, h = map(float, box)
+        return x, y, w, h
+
+
+class NanoTracker:
+    """NanoTrack's networks in a plain loop, with the post-processing of the SiamRPN family.
+
+    Template 127, search region 255, stride 16, raw BGR 0..255. Written for comparison: each step is
+    the obvious one.
+    """
+
+    TEMPLATE, SEARCH, STRIDE = 127, 255, 16
+
+    def __init__(
+        self,
+        backbone: Path,
+        head: Path,
+        window: float = 0.455,
+        penalty: float = 0.138,
+        rate: float = 0.348,
+    ) -> None:
+        """Load the networks; the defaults of the other parameters are those published for v3."""
+        self._backbone = _onnx_session(backbone, any_size=True)
+        self._head = _onnx_session(head)
+        self._window, self._penalty, self._rate = window, penalty, rate
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target."""
+        self._centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
+        self._size = np.array([box[2], box[3]], np.float64)
+        self._pad = image.mean(axis=(0, 1))
+        self._template = self._features(self._cut(image, self._context(), self.TEMPLATE))
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        side = self._context() * self.SEARCH / self.TEMPLATE
+        features = self._features(self._cut(image, side, self.SEARCH))
+        inputs = [item.name for item in self._head.get_inputs()]
+        logits, boxes = self._head.run(None, {inputs[0]: self._template, inputs[1]: features})
+        self._follow(_softmax(logits[0]), boxes[0], self.SEARCH / side)
+        height, width = image.shape[:2]
+        self._centre = np.clip(self._centre, 0, [width, height])
+        self._size = np.clip(self._size, 10, [width, height])
+        x, y = self._centre - self._size / 2
+        return float(x), float(y), float(self._size[0]), float(self._size[1])
+
+    def _follow(self, scores: np.ndarray, distances: np.ndarray, scale: float) -> None:
+        """Move to the best of the candidates ``scores (P, P)``, ``distances (4, P, P)``."""
+        points = scores.shape[0]
+        grid = (np.arange(points) - points // 2) * self.STRIDE
+        x0, y0 = grid[None, :] - distances[0], grid[:, None] - distances[1]
+        x1, y1 = grid[None, :] + distances[2], grid[:, None] + distances[3]
+        w, h = x1 - x0, y1 - y0
+        last = self._size * scale
+        ratio = (last[0] / last[1]) / (w / h)
+        growth = _padded(w, h) / _padded(last[0], last[1])
+        change = np.maximum(ratio, 1 / ratio) * np.maximum(growth, 1 / growth)
+        penalty = np.exp(-(change - 1) * self._penalty)
+        hanning = np.hanning(points)
+        rank = penalty * scores * (1 - self._window) + np.outer(hanning, hanning) * self._window
+        best = np.unravel_index(rank.argmax(), rank.shape)
+        self._centre = (
+            self._centre + np.array([x0[best] + x1[best], y0[best] + y1[best]]) / 2 / scale
+        )
+        rate = penalty[best] * scores[best] * self._rate
+        self._size = self._size * (1 - rate) + np.array([w[best], h[best]]) / scale * rate
+
+    def _context(self) -> float:
+        return float(_padded(self._size[0], self._size[1]))
+
+    def _cut(self, image: np.ndarray, side: float, size: int) -> np.ndarray:
+        """Cut a square of ``side`` pixels around the target, ``(size, size, 3)``."""
+        step = side / size
+        x, y = self._centre - side / 2 + step / 2 - 0.5
+        return cv2.warpAffine(
+            image,
+            np.array([[step, 0, x], [0, step, y]]),
+            (size, size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=self._pad.tolist(),
+        )
+
+    def _features(self, patch: np.ndarray) -> np.ndarray:
+        data = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], np.float32)
+        return self._backbone.run(None, {self._backbone.get_inputs()[0].name: data})[0]
+
+
+def _padded(w: np.ndarray | float, h: np.ndarray | float) -> Any:
+    """Side of the square with half the mean side of context around."""
+    pad = (w + h) / 2
+    return np.sqrt((w + pad) * (h + pad))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Foreground share of ``(2, P, P)`` logits."""
+    return 1 / (1 + np.exp(logits[0].astype(np.float64) - logits[1]))
+
+
+def _onnx_session(path: Path, any_size: bool = False) -> Any:
+    """Open an ONNX network on one thread.
+
+    ``any_size`` drops the fixed height and width of its input: published backbones state 255 though
+    they are fully convolutional, and the template is smaller.
+    """
+    import onnxruntime
+
+    model: Any = str(path)
+    if any_size:
+        try:
+            import onnx
+        except ImportError:
+            raise ImportError("the plain NanoTrack loop needs onnx: pip install onnx") from None
+        graph = onnx.load(str(path))
+        for value in (*graph.graph.input, *graph.graph.output):
+            for axis in (2, 3):
+                value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{axis}"
+        del graph.graph.value_info[:]
+        model = graph.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _opencv(name: str) -> Callable[[], Any]:
+    """Find OpenCV's constructor of a tracker, or say what is missing."""
+    create = getattr(cv2, f"Tracker{name}_create", None)
+    if create is None:
+        raise ImportError(
+            f"OpenCV {cv2.__version__} has no Tracker{name}: "
+            "install opencv-contrib-python-headless in an environment of its own"
+        )
+    return create
+
+
+def _opencv_nano(backbone: Path, head: Path) -> Callable[[], Any]:
+    if not hasattr(cv2, "TrackerNano_Params"):
+        raise ImportError(f"OpenCV {cv2.__version__} has no TrackerNano")
+    parameters = cv2.TrackerNano_Params()
+    parameters.backbone, parameters.neckhead = str(backbone), str(head)
+    return lambda: cv2.TrackerNano_create(parameters)
+
+
+def _network_paths(kind: str, argument: str) -> tuple[Path, Path]:
+    paths = [Path(part) for part in argument.split(",") if part]
+    if len(paths) != 2:
+        raise ValueError(f"{kind} needs two networks: {kind}=BACKBONE.onnx,HEAD.onnx")
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such network file, named for tracker {kind}")
+    return paths[0], paths[1]
+
+
+KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack")
+
+
+def tracker_label(specification: str) -> str:
+    """Name of a tracker's result folder: its kind, and the stem of its first file if it has one."""
+    kind, _, argument = specification.partition("=")
+    stem = Path(argument.split(",")[0]).stem.removesuffix("_backbone")
+    return f"{kind}-{stem}" if stem else kind
+
+
+def create_tracker(specification: str) -> EvaluatedTracker:
+    """Make the tracker that ``KIND`` or ``KIND=PATHS`` names.
+
+    Raises:
+        ValueError: The kind is unknown, or its files are missing.
+        ImportError: What the tracker runs on is not installed.
+    """
+    kind, _, argument = specification.partition("=")
+    if kind == "ours":
+        return OursTracker(argument or None)
+    if kind == "opencv-nano":
+        return OpenCvTracker(_opencv_nano(*_network_paths(kind, argument)))
+    if kind == "nanotrack":
+        return NanoTracker(*_network_paths(kind, argument))
+    if kind in ("csrt", "kcf", "mil"):
+        return OpenCvTracker(_opencv(kind.upper()))
+    raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
