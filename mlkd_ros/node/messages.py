@@ -65,22 +65,21 @@ def box_from_message(message: BoundingBox2D) -> Box:
 def detections(header: Header, reports: Sequence[TargetReport], class_id: str) -> Detection2DArray:
     """The targets that are seen on one image; none for those that are lost."""
     message = Detection2DArray(header=header)
-    message.detections = [
-        _detection(header, report, class_id) for report in reports if report.result.box is not None
-    ]
+    for report in reports:
+        if report.result.box is None:
+            continue
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = class_id
+        hypothesis.hypothesis.score = float(report.result.confidence)
+        message.detections.append(
+            Detection2D(
+                header=header,
+                id=report.target_id,
+                bbox=box_to_message(report.result.box),
+                results=[hypothesis],
+            )
+        )
     return message
-
-
-def _detection(header: Header, report: TargetReport, class_id: str) -> Detection2D:
-    hypothesis = ObjectHypothesisWithPose()
-    hypothesis.hypothesis.class_id = class_id
-    hypothesis.hypothesis.score = float(report.result.confidence)
-    return Detection2D(
-        header=header,
-        id=report.target_id,
-        bbox=box_to_message(report.result.box),
-        results=[hypothesis],
-    )
 
 
 def status(

@@ -62,7 +62,7 @@ def draw_overlay(
 def image_message(canvas: np.ndarray, header: Header) -> Image:
     """A contiguous HxWx3 uint8 BGR image as a bgr8 message."""
     data = array.array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(canvas)).cast("B"))
+    data.frombytes(np.ascontiguousarray(canvas).data.cast("B"))
     return Image(
         header=header,
         height=canvas.shape[0],

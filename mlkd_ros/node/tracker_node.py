@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import rclpy
@@ -75,8 +75,8 @@ class TrackerNode(Node):
         options.setdefault("namespace", "mlkd")
         super().__init__("tracker", **options)
         self.failure: Exception | None = None
-        self._parameters = Parameters(self)
-        settings = self._parameters.settings
+        self._declared = Parameters(self)
+        settings = self._declared.settings
         self._decoder = Decoder(settings.mono16_black, settings.mono16_white)
         self._history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self._monitor = Monitor()
@@ -106,15 +106,18 @@ class TrackerNode(Node):
         self._overlay = publisher(Image, "overlay", 1)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A group each: a service that waits for the tracking thread must not keep images out.
-        for kind, name, callback in (
-            (InitTarget, "init_target", self._on_init_target),
-            (Trigger, "stop", self._on_stop),
-        ):
-            group = MutuallyExclusiveCallbackGroup()
-            self.create_service(kind, name, callback, callback_group=group)
+        self.create_service(
+            InitTarget,
+            "init_target",
+            self._on_init_target,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+        )
+        self.create_service(
+            Trigger, "stop", self._on_stop, callback_group=MutuallyExclusiveCallbackGroup()
+        )
 
     def _subscribe(self) -> None:
-        settings = self._parameters.settings
+        settings = self._declared.settings
         reliability = ReliabilityPolicy[settings.reliability.upper()]
         self._images = self.create_subscription(
             Image,
@@ -219,6 +222,7 @@ class TrackerNode(Node):
     async def _on_tracking_thread(self, command: Command) -> Any:
         """The command's result, awaited. Raises DesignationError, for whatever went wrong."""
         executor = self.executor
+        assert executor is not None  # It is running this.
         future: Future[tuple[Any, Exception | None]] = Future(executor=executor)
 
         def done(result: Any, error: Exception | None) -> None:
@@ -228,11 +232,11 @@ class TrackerNode(Node):
 
         try:
             self._worker.submit(command, done)
-        except RuntimeError as error:
+        except RuntimeError as refusal:
             raise DesignationError(
                 Code.NOT_READY, "the tracker is still loading: try again in a second"
-            ) from error
-        result, error = await future
+            ) from refusal
+        result, error = cast("tuple[Any, Exception | None]", await future)
         if error is None:
             return result
         if isinstance(error, DesignationError):
@@ -266,7 +270,7 @@ class TrackerNode(Node):
 
     def _on_second(self) -> None:
         snapshot = self._snapshot()
-        changed = self._monitor.silence_changed(self._parameters.settings.silence_timeout)
+        changed = self._monitor.silence_changed(self._declared.settings.silence_timeout)
         message = DiagnosticArray(
             status=diagnostic_statuses(self.get_fully_qualified_name(), snapshot)
         )
@@ -278,7 +282,7 @@ class TrackerNode(Node):
             self.get_logger().info(f"images on {self._topic} again")
 
     def _snapshot(self) -> Snapshot:
-        settings, targets, monitor = self._parameters.settings, self._worker.targets, self._monitor
+        settings, targets, monitor = self._declared.settings, self._worker.targets, self._monitor
         input_rate, output_rate = monitor.rates()
         return Snapshot(
             topic=self._topic,
@@ -305,7 +309,7 @@ class TrackerNode(Node):
     # --- tracking thread ------------------------------------------------------------------------
 
     def _load(self) -> TargetSet:
-        settings = self._parameters.settings
+        settings = self._declared.settings
         # OpenCV's own threads would compete with the network's for a crop's worth of work.
         cv2.setNumThreads(settings.threads)
         make = partial(
@@ -321,17 +325,17 @@ class TrackerNode(Node):
         return targets
 
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
-        duration = self._parameters.settings.catch_up_duration
+        duration = self._declared.settings.catch_up_duration
         designated = targets.designate(designation, self._history, duration)
         self._worker.caught_up(targets, designated.newest, designated.report)
         return designated
 
     def _publish(self, held: HeldFrame, reports: list[TargetReport]) -> None:
         try:
-            settings = self._parameters.settings
+            settings = self._declared.settings
             self._detections.publish(messages.detections(held.header, reports, settings.class_id))
             latency = self._latency(held)
-            for report in reports or [None]:
+            for report in cast("list[TargetReport | None]", reports) or [None]:
                 self._status.publish(self._status_message(held, report, latency))
             self._monitor.published(latency)
             self._publish_overlay(held, reports, latency)
@@ -343,7 +347,7 @@ class TrackerNode(Node):
     def _publish_overlay(
         self, held: HeldFrame, reports: Sequence[TargetReport], latency: float
     ) -> None:
-        now, settings = time.monotonic(), self._parameters.settings
+        now, settings = time.monotonic(), self._declared.settings
         if now < self._next_overlay or self._overlay.get_subscription_count() == 0:
             return
         self._next_overlay = now + 1.0 / settings.overlay_rate
@@ -397,7 +401,7 @@ class TrackerNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
-    rclpy.init(args=args)
+    rclpy.init(args=list(args) if args is not None else None)
     node: TrackerNode | None = None
     try:
         node = TrackerNode()
