@@ -49,6 +49,7 @@ class BuildInterfaces(build_ext):
     """`build_ext` that first generates the sources, and then also places the generated Python."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Generate, compile and place one interface package."""
         package: InterfacePackage = ext.interface_package
         generated = Path(self.build_temp) / "interfaces"
         generate(package, generated / package.name)

@@ -36,10 +36,12 @@ exec "$(dirname "$0")/../../bin/{name}" "$@"
 class RosDistribution(Distribution):
     """A distribution that always has data files and compiled modules."""
 
-    def has_ext_modules(self) -> bool:  # makes it a platform wheel
+    def has_ext_modules(self) -> bool:
+        """Make it a platform wheel."""
         return True
 
-    def has_data(self) -> bool:  # without this an editable install leaves them out
+    def has_data(self) -> bool:
+        """Install the data files in an editable install, too."""
         return True
 
     has_data_files = has_data
@@ -49,6 +51,7 @@ class InstallRosFiles(install_data):
     """Install what ROS tools look up under the prefix: ament index, share folders, executables."""
 
     def run(self) -> None:
+        """Collect the files under `build/prefix` as they go under the prefix, then install them."""
         stage = Path(self.get_finalized_command("build").build_base) / "prefix"
         shutil.rmtree(stage, ignore_errors=True)
         generated = Path(self.get_finalized_command("build").build_temp) / "interfaces"
@@ -78,11 +81,12 @@ def stage_package(package: InterfacePackage, generated: Path, stage: Path) -> No
 
 
 def copy_files(source: Path, target: Path, suffixes: tuple) -> None:
-    """Copy the files of `source` that end in one of `suffixes`, if there are any."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.glob("*"):
+    """Copy the files under `source` that end in one of `suffixes`."""
+    for path in source.rglob("*"):
         if path.suffix in suffixes:
-            shutil.copy(path, target)
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
 
 
 def write(path: Path, text: str) -> Path:

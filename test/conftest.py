@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the ROS traffic of a test run to itself, and starts node executables as real processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _claim_domain() -> tuple[int, IO]:
+    """Find a DDS domain that no other pytest process on this machine uses.
+
+    Claimed by a file lock, which ends with the process. Above 101 the ports of a domain fall into
+    the range that the system hands out.
+    """
+    for domain in range(1, 102):
+        try:
+            lock = open(Path(tempfile.gettempdir()) / f"mlkd_ros_domain_{domain}.lock", "w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # taken, or another user's
+            continue
+        return domain, lock
+    raise RuntimeError("all 101 DDS domains are in use by other test runs")
+
+
+# Before anything imports rclpy; inherited by the processes that tests start. Not from the
+# environment: the workers of one xdist run inherit the same.
+_domain, _domain_lock = _claim_domain()
+os.environ["ROS_DOMAIN_ID"] = str(_domain)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # a wrong type is an error, not garbage on the wire
+os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="mlkd_ros_log_"))
+os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+
+
+class NodeProcess:
+    """An executable of the package, running. Its output goes to a file, so it never blocks."""
+
+    def __init__(self, name: str, arguments: tuple[str, ...], log: Path) -> None:
+        from mlkd_ros.share import share_directory
+
+        # Where `ros2 run` takes it from, in an installation of either kind.
+        executable = share_directory().parents[1] / "lib" / "mlkd_ros" / name
+        self.log = log
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen(
+                [str(executable), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still there."""
+        return self.process.poll() is None
+
+    def wait_for_output(self, text: str, timeout: float = 30.0) -> None:
+        """Wait until `text` is in its output; fails when it ends, or not in `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert self.running, f"ended with {self.process.returncode}:\n{self.output}"
+            assert time.monotonic() < deadline, f"no {text!r} in {timeout} s:\n{self.output}"
+            time.sleep(0.05)
+
+    def stop(self, timeout: float = 15.0) -> int:
+        """End it as Ctrl-C does and return its exit status; killed after `timeout` seconds."""
+        if self.running:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"{self.log.stem} did not stop in {timeout} s:\n{self.output}")
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """`start_node(executable, *arguments)` starts one; it is stopped when the test is over."""
+    started: list[NodeProcess] = []
+
+    def start(name: str, *arguments: str) -> NodeProcess:
+        log = tmp_path / f"{name}-{len(started)}.log"
+        started.append(NodeProcess(name, arguments, log))
+        return started[-1]
+
+    yield start
+    for node in reversed(started):
+        node.stop()
