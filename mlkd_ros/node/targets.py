@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlkd_ros.node.decoding import UnusableImageError
 from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
@@ -22,6 +21,7 @@ from mlkd_ros.tracking import (
     TrackResult,
     TrackState,
 )
+from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["Code", "Designation", "DesignationError", "Designated", "TargetReport", "TargetSet"]
 

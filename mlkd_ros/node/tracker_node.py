@@ -37,7 +37,7 @@ from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.decoding import Decoder, UnusableImageError
+from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Monitor, Snapshot, diagnostic_statuses
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.overlay import draw_overlay, image_message
@@ -53,6 +53,7 @@ from mlkd_ros.node.targets import (
 from mlkd_ros.node.worker import Command, TrackingWorker
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, load_tracker
+from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -77,7 +78,7 @@ class TrackerNode(Node):
         self.failure: Exception | None = None
         self._declared = Parameters(self)
         settings = self._declared.settings
-        self._decoder = Decoder(settings.mono16_black, settings.mono16_white)
+        self._decoder = Decoder(Mono16Range(settings.mono16_black, settings.mono16_white))
         self._history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self._monitor = Monitor()
         self._number = 0
