@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks, checkpoints and engines: what ships is what was trained, whatever runs it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mlkd_ros.distillation.export import export_onnx
+from mlkd_ros.distillation.student import start_student, write_student
+from mlkd_ros.tracking import CheckpointError, EngineError, TrackerSettings, load_tracker
+from mlkd_ros.tracking.checkpoint import Checkpoint, default_checkpoint, load_checkpoint, save_checkpoint
+from mlkd_ros.tracking.engine import create_engine, resolve_device
+from mlkd_ros.tracking.network import ARCHITECTURES, build_student, depthwise_correlation, fuse_batch_norm
+from mlkd_ros.tracking.tracker import STUDENT_SHAPES
+
+
+def randomised(architecture):
+    """A student whose batch norms are not the identity, so that folding them matters."""
+    torch.manual_seed(0)
+    student = build_student(architecture)
+    for module in student.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    return student.eval()
+
+
+def test_depthwise_correlation_equals_a_grouped_convolution():
+    search, kernel = torch.randn(3, 5, 16, 16), torch.randn(3, 5, 4, 4)
+    for padding, size in ((0, 13), (1, 15)):
+        expected = torch.nn.functional.conv2d(
+            search.reshape(1, 15, 16, 16), kernel.reshape(15, 1, 4, 4), groups=15, padding=padding
+        ).reshape(3, 5, size, size)
+        assert torch.allclose(depthwise_correlation(search, kernel, padding), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_shapes_known_to_the_tracker_are_those_of_the_network(architecture):
+    student, shape = randomised(architecture), STUDENT_SHAPES[architecture]
+    assert (student.template_size, student.search_size) == (shape.template_size, shape.search_size)
+    assert (student.cells, student.stride) == (shape.cells, shape.stride)
+    anchors = max(1, len(shape.anchor_ratios))
+    with torch.no_grad():
+        output = student(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, *[shape.search_size] * 2) * 255)
+    assert output.classification.shape == (2, 2 * anchors, shape.cells, shape.cells)
+    assert output.regression.shape == (2, 4 * anchors, shape.cells, shape.cells)
+    assert shape.coder().decode(output.regression[0].numpy()).shape == (anchors * shape.cells**2, 4)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_folding_batch_norms_changes_nothing(architecture):
+    student = randomised(architecture)
+    patches = torch.rand(1, 3, 127, 127) * 255, torch.rand(1, 3, *[student.search_size] * 2) * 255
+    with torch.no_grad():
+        before = student(*patches)
+        after = fuse_batch_norm(student)(*patches)
+    assert torch.allclose(before.classification, after.classification, rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in student.modules())
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_engines_agree(architecture, tmp_path):
+    path = tmp_path / "student.safetensors"
+    write_student(randomised(architecture), architecture, path, {"start": "test"})
+    checkpoint = load_checkpoint(path)
+    shape = STUDENT_SHAPES[architecture]
+    rng = np.random.default_rng(1)
+    template = rng.integers(0, 255, (1, 127, 127, 3), np.uint8)
+    search = rng.integers(0, 255, (3, shape.search_size, shape.search_size, 3), np.uint8)
+    outputs = []
+    for name in ("onnxruntime", "torch"):
+        engine = create_engine(checkpoint, "cpu", name)
+        outputs.append(engine.search(engine.template(template), search))
+    for ours, reference in zip(*outputs, strict=True):
+        assert ours.shape == reference.shape
+        assert np.abs(ours - reference).max() < 1e-3 * max(1.0, np.abs(reference).max())
+
+
+def test_graphs_hold_no_operator_outside_the_default_domain():
+    onnx = pytest.importorskip("onnx")
+    for graph in export_onnx(randomised("mobile_s16")).values():
+        model = onnx.load_from_string(graph)
+        assert {item.domain for item in model.opset_import} == {""}
+        assert not {"If", "Loop", "NonZero"} & {node.op_type for node in model.graph.node}
+
+
+def test_the_shipped_student_is_whole_and_small():
+    checkpoint = load_checkpoint()
+    assert checkpoint.architecture in ARCHITECTURES
+    assert set(checkpoint.graphs) == {"template", "search"}
+    assert checkpoint.provenance["start"]
+    assert default_checkpoint().stat().st_size < 15e6
+
+
+def test_a_cpu_drone_does_not_import_torch():
+    code = "import sys; from mlkd_ros.tracking import load_tracker; load_tracker(device='cpu'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "format is 'other'"),
+        ({"settings": "{"}, "unusable header"),
+        ({"settings": json.dumps({"wrong": 1})}, "unknown TrackerSettings 'wrong'"),
+    ],
+)
+def test_unusable_headers_are_named(tmp_path, change, message):
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "bad.safetensors"
+    header = {"format": "mlkd-student/1", "architecture": "mobile_s16", "settings": "{}"} | change
+    save_file({"student.x": np.zeros(1, np.float32)}, str(path), metadata=header)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_no_checkpoint_are_named(tmp_path):
+    missing, pickle = tmp_path / "missing.safetensors", tmp_path / "student.pth"
+    torch.save({"a": 1}, pickle)
+    for path in (missing, pickle):
+        with pytest.raises(CheckpointError, match=path.name):
+            load_checkpoint(path)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(Checkpoint("mobile_s99", TrackerSettings(), {"x": np.zeros(1, np.float32)}), path)
+    with pytest.raises(CheckpointError, match=r"other.safetensors.*mobile_s99"):
+        load_tracker(path)
+    with pytest.raises(CheckpointError, match="mobile_s99.*alexnet_rpn"):
+        start_student("alexnet_rpn", path)
+
+
+def test_engines_and_devices_that_cannot_be_had_are_named():
+    checkpoint = Checkpoint("mobile_s16", TrackerSettings(), {}, path="some.safetensors")
+    with pytest.raises(EngineError, match="engine 'tpu'"):
+        create_engine(checkpoint, "cpu", "tpu")
+    with pytest.raises(EngineError, match=r"some.safetensors: holds no exported graphs"):
+        create_engine(checkpoint, "cpu", "onnxruntime")
+    with pytest.raises(EngineError, match="device 'npu'"):
+        resolve_device("npu")
+    with pytest.raises(EngineError, match="device 'cuda:99'"):
+        resolve_device("cuda:99")

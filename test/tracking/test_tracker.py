@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker with the shipped weights, on a scene whose every pixel is known."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mlkd_ros.tracking import BoxOutsideImageError, InvalidBoxError, TrackState, load_tracker
+from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.tracking.geometry import iou
+
+SIZE = (640, 360)
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    return load_tracker(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_target_left(tracker):
+    yield
+    tracker.reset()
+
+
+def background(size=SIZE):
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(20, 70, (size[1] // 20, size[0] // 20, 3), np.uint8)
+    return cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+
+
+def scene(x, y, size=SIZE, shown=True):
+    """A small car from above, dark, on a dark textured ground, and its box."""
+    image = background(size)
+    box = (x, y, 48, 26)
+    if shown:
+        x, y = round(x), round(y)
+        cv2.rectangle(image, (x, y), (x + 47, y + 25), (60, 70, 150), -1)
+        cv2.rectangle(image, (x + 12, y + 3), (x + 22, y + 22), (35, 30, 25), -1)
+        cv2.rectangle(image, (x + 36, y + 3), (x + 40, y + 22), (35, 30, 25), -1)
+        cv2.rectangle(image, (x + 44, y + 2), (x + 47, y + 7), (200, 230, 240), -1)
+        cv2.rectangle(image, (x + 44, y + 18), (x + 47, y + 23), (200, 230, 240), -1)
+    noise = np.random.default_rng(round(x * 7 + y)).normal(0, 4, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), box
+
+
+def path(i):
+    return 100 + 5.0 * i, 120 + 30 * np.sin(i / 9)
+
+
+def test_follows_a_moving_target(tracker):
+    image, box = scene(*path(0))
+    tracker.init(image, box)
+    overlaps = []
+    for i in range(1, 60):
+        image, box = scene(*path(i))
+        result = tracker.update(image)
+        assert result.state == TrackState.TRACKING
+        overlaps.append(float(iou(result.box, box)))
+    assert np.mean(overlaps) > 0.6
+    assert min(overlaps) > 0.3
+
+
+def test_stays_on_it_when_the_resolution_changes(tracker):
+    image, box = scene(*path(0))
+    tracker.init(image, box)
+    for i in range(1, 10):
+        tracker.update(scene(*path(i))[0])
+    image, box = scene(*path(10))
+    half = cv2.resize(image, (320, 180), interpolation=cv2.INTER_AREA)
+    result = tracker.update(half)
+    assert iou(result.box, np.array(box) / 2) > 0.5
+
+
+def test_a_lost_target_has_no_box_and_is_found_again_elsewhere(tracker):
+    tracker.init(*scene(100, 120))
+    for _ in range(5):
+        tracker.update(scene(100, 120)[0])
+    states = [tracker.update(scene(0, 0, shown=False)[0]) for _ in range(60)]
+    assert states[-1].state == TrackState.LOST
+    assert states[-1].box is None
+    found = None
+    for _ in range(150):
+        found = tracker.update(scene(430, 240)[0])
+        if found.box is not None:
+            break
+    assert found.box is not None
+    assert found.reacquisitions == 1
+    assert iou(found.box, (430, 240, 48, 26)) > 0.4
+
+
+def test_a_bad_designation_keeps_the_target(tracker):
+    image, box = scene(*path(0))
+    tracker.init(image, box)
+    for bad, error in (
+        ((0, 0, 0, 5), InvalidBoxError),
+        ((float("nan"), 0, 5, 5), InvalidBoxError),
+        ((9000, 0, 50, 50), BoxOutsideImageError),
+    ):
+        with pytest.raises(error):
+            tracker.init(image, bad)
+    with pytest.raises((ValueError, TypeError)):
+        tracker.init(image.astype(np.float32), box)
+    image, box = scene(*path(1))
+    assert iou(tracker.update(image).box, box) > 0.6
+
+
+def test_update_without_a_target_says_what_to_do(tracker):
+    with pytest.raises(RuntimeError, match="init"):
+        tracker.update(scene(0, 0)[0])
+
+
+def test_two_runs_are_the_same(tracker):
+    runs = []
+    for _ in range(2):
+        tracker.init(*scene(*path(0)))
+        runs.append([tracker.update(scene(*path(i))[0]) for i in range(1, 8)])
+    assert runs[0] == runs[1]
+
+
+def test_asks_the_frame_for_the_search_region_only(tracker):
+    class Counting(Frame):
+        def __init__(self, array):
+            self.array, self.height, self.width = array, *array.shape[:2]
+            self.pixels = 0
+
+        def window(self, x0, y0, x1, y1):
+            self.pixels += (x1 - x0) * (y1 - y0)
+            return self.array[y0:y1, x0:x1]
+
+    image, box = scene(*path(0))
+    tracker.init(image, box)
+    frame = Counting(scene(*path(1))[0])
+    tracker.update(frame)
+    assert 0 < frame.pixels < 0.2 * frame.width * frame.height
+
+
+def test_target_at_the_border_stays_in_the_image(tracker):
+    tracker.init(*scene(590, 150))
+    for i in range(20):
+        result = tracker.update(scene(590 + 3 * i, 150)[0])
+        if result.box is not None:
+            x, y, w, h = result.box
+            assert x >= 0 and y >= 0 and x + w <= SIZE[0] + 1e-6 and y + h <= SIZE[1] + 1e-6
