@@ -41,8 +41,10 @@ class SourceFrame(NamedTuple):
 class FrameSource(abc.ABC):
     """Iterates over :class:`SourceFrame`; each iteration starts anew. Also a context manager."""
 
-    def __init__(self, path: Path, frame_count: int | None) -> None:
+    def __init__(self, path: Path, frame_count: int | None, rate: float) -> None:
         self.path = path
+        self.rate = rate
+        """Frames a second, on average."""
         self.frame_count = frame_count
         """Number of frames where it is known (a video's container may lie), else None."""
 
@@ -72,13 +74,13 @@ class VideoSource(FrameSource):
         capture = self._open(path)
         try:
             rate = capture.get(cv2.CAP_PROP_FPS)
-            self.rate = rate if 0.1 < rate < 1000 else DEFAULT_RATE
+            rate = rate if 0.1 < rate < 1000 else DEFAULT_RATE
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             if not capture.grab():
                 raise DatasetError(f"{path}: the video holds no frame that can be decoded")
         finally:
             capture.release()
-        super().__init__(path, count if count > 0 else None)
+        super().__init__(path, count if count > 0 else None, rate)
 
     @staticmethod
     def _open(path: Path) -> cv2.VideoCapture:
@@ -110,9 +112,8 @@ class FolderSource(FrameSource):
     def __init__(self, path: Path, rate: float = DEFAULT_RATE) -> None:
         if not rate > 0:
             raise ValueError(f"rate must be positive, not {rate!r}")
-        self.rate = rate
         self._paths = list_images(path)
-        super().__init__(path, len(self._paths))
+        super().__init__(path, len(self._paths), rate)
 
     def __iter__(self) -> Iterator[SourceFrame]:
         for index, path in enumerate(self._paths):
@@ -139,7 +140,9 @@ class BagSource(FrameSource):
             self._reader.close()
             raise
         self._connections = [c for c in self._reader.connections if c.topic == self.topic]
-        super().__init__(path, sum(connection.msgcount for connection in self._connections))
+        count = sum(connection.msgcount for connection in self._connections)
+        seconds = self._reader.duration * 1e-9
+        super().__init__(path, count, (count - 1) / seconds if count > 1 else DEFAULT_RATE)
 
     def _choose_topic(self, path: Path, topic: str | None) -> str:
         counts: dict[str, int] = {}
