@@ -107,7 +107,7 @@ class TrackerNode(Node):
         self._overlay = publisher(Image, "overlay", 1)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # A group each: a service that waits for the tracking thread must not keep images out.
-        self.create_service(
+        self.create_service(  # type: ignore[misc]  # rclpy types no coroutine, but runs them
             InitTarget,
             "init_target",
             self._on_init_target,

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executable `replay`: a recording on the image topic, as if its camera were there.
+
+    replay flight.mp4
+    replay flight_bag --bag-topic /camera/image_raw --rate 0.5 --loop --ros-args -r __ns:=/mlkd
+
+Images come at the recording's own intervals. Their stamps are the time of sending, so that every
+node runs on its own clock as with a camera; with --clock they are the recording's own, and /clock
+tells the time to nodes that have use_sim_time set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import rclpy
+from builtin_interfaces.msg import Time
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.utilities import remove_ros_args
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mlkd_ros.data.sequences import DatasetError
+from mlkd_ros.data.sources import DEFAULT_RATE, FrameSource, open_source
+from mlkd_ros.share import use_fastdds_profile
+from mlkd_ros.simulation.encode import image_message
+from mlkd_ros.tracking.encoding import ENCODINGS
+
+__all__ = ["Replay", "main"]
+
+#: Seconds between two /clock messages.
+_CLOCK_PERIOD = 0.01
+#: Longest sleep: a signal is noticed after that.
+_LONGEST_SLEEP = 0.05
+#: A recording that begins at zero would have stamps that mean "no time" to ROS.
+_EARLIEST_STAMP = 1.0
+
+
+class Replay(Node):
+    """Publishes the frames of a source at their times.
+
+    rate: 2 plays twice as fast. clock: publish the recording's own stamps and /clock.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        rate: float = 1.0,
+        clock: bool = False,
+        encoding: str = "bgr8",
+        frame_id: str = "camera_optical",
+    ) -> None:
+        super().__init__("replay", namespace="mlkd")
+        self._source = source
+        self._rate = rate
+        self._encoding = encoding
+        self._frame_id = frame_id
+        self._images = self.create_publisher(
+            Image,
+            "image",
+            QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._clock_topic = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self.published = 0
+
+    def wait_for_subscriber(self, timeout: float) -> bool:
+        """Wait until somebody wants the images, so that the first ones are not lost."""
+        end = time.monotonic() + timeout
+        while self._images.get_subscription_count() == 0:
+            if time.monotonic() > end or not self.context.ok():
+                return False
+            time.sleep(_LONGEST_SLEEP)
+        return True
+
+    def play(self) -> None:
+        """Play the source once, from its beginning. Returns early when the node is told to end."""
+        begin = first = 0.0
+        for index, (stamp, message) in enumerate(self._messages()):
+            if index == 0:
+                begin, first = time.monotonic(), stamp
+            if not self._wait_until(begin, first, stamp):
+                return
+            self._publish(message, first, stamp)
+
+    def _messages(self) -> Iterator[tuple[float, Image]]:
+        """The recording's stamps and images, made before they are due. Time never goes back."""
+        last = None
+        for frame in self._source:
+            if last is not None and frame.stamp < last:
+                self.get_logger().warning(f"{frame.name} is older than the frame before: skipped")
+                continue
+            last = frame.stamp
+            header = Header(frame_id=self._frame_id)
+            yield frame.stamp, image_message(frame.image, header, self._encoding)
+
+    def _wait_until(self, begin: float, first: float, stamp: float) -> bool:
+        """Sleep until an image is due, telling the time meanwhile. False if told to end."""
+        due = begin + (stamp - first) / self._rate
+        longest = _CLOCK_PERIOD / self._rate if self._clock_topic else _LONGEST_SLEEP
+        while self.context.ok():
+            now = time.monotonic()
+            if now >= due:
+                late = now - due
+                if late > 0.5:
+                    self.get_logger().warning(
+                        f"{late:.1f} s late: this machine cannot decode and send the recording at "
+                        f"rate {self._rate:g}",
+                        throttle_duration_sec=5.0,
+                    )
+                return True
+            self._tell_time(first, first + (now - begin) * self._rate)
+            time.sleep(min(due - now, longest))
+        return False
+
+    def _tell_time(self, first: float, stamp: float) -> None:
+        if self._clock_topic is not None:
+            self._clock_topic.publish(Clock(clock=_recorded(first, stamp)))
+
+    def _publish(self, message: Image, first: float, stamp: float) -> None:
+        if self._clock_topic is None:
+            message.header.stamp = self.get_clock().now().to_msg()
+        else:
+            message.header.stamp = _recorded(first, stamp)
+            self._tell_time(first, stamp)
+        self._images.publish(message)
+        self.published += 1
+
+
+def _recorded(first: float, stamp: float) -> Time:
+    """The stamp to publish for one of the recording: moved up if the recording begins at zero."""
+    nanoseconds = round((stamp + max(_EARLIEST_STAMP - first, 0.0)) * 1e9)
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="replay",
+        description="Plays a video file, a folder of images or a rosbag2 bag on the topic image.",
+        epilog="ROS arguments follow --ros-args, for example -r image:=/camera/image_raw.",
+    )
+    parser.add_argument("input", help="video file, folder of images, or rosbag2 bag")
+    parser.add_argument("--bag-topic", help="image topic in the bag, if it has several")
+    parser.add_argument(
+        "--rate", type=_positive, default=1.0, help="speed: 2 is twice as fast (default 1)"
+    )
+    parser.add_argument(
+        "--frame-rate",
+        type=_positive,
+        default=DEFAULT_RATE,
+        help=f"images a second in a folder (default {DEFAULT_RATE:g})",
+    )
+    parser.add_argument("--loop", action="store_true", help="begin again at the end")
+    parser.add_argument(
+        "--clock", action="store_true", help="use the recording's stamps and publish /clock"
+    )
+    parser.add_argument(
+        "--encoding",
+        choices=ENCODINGS,
+        default="bgr8",
+        metavar="NAME",
+        help=f"encoding to publish: {', '.join(ENCODINGS)} (default bgr8)",
+    )
+    parser.add_argument("--frame-id", default="camera_optical", help="frame_id of the images")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="time to wait for a subscriber before beginning (default 5)",
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the executable. Returns the exit code."""
+    arguments = list(sys.argv if args is None else ["replay", *args])
+    options = _parser().parse_args(remove_ros_args(arguments)[1:])
+    try:
+        source = open_source(options.input, topic=options.bag_topic, rate=options.frame_rate)
+    except (DatasetError, ImportError) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 1
+    use_fastdds_profile()
+    rclpy.init(args=arguments)
+    node = None
+    try:
+        node = Replay(
+            source,
+            rate=options.rate,
+            clock=options.clock,
+            encoding=options.encoding,
+            frame_id=options.frame_id,
+        )
+        _run(node, options)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (DatasetError, ValueError) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        # Told to end between two calls: the context is gone.
+        if rclpy.ok():
+            raise
+    finally:
+        source.close()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _run(node: Replay, options: argparse.Namespace) -> None:
+    topic = node.resolve_topic_name("image")
+    if not node.wait_for_subscriber(options.wait):
+        node.get_logger().warning(f"nobody subscribes to {topic}, playing anyway")
+    node.get_logger().info(f"playing {options.input} on {topic}")
+    node.play()
+    while options.loop and node.context.ok():
+        node.play()
+    node.get_logger().info(f"{node.published} images played")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
