@@ -263,7 +263,7 @@ class PairCacheWriter:
             raise DatasetError(
                 f"{self.folder}: no usable object for the pair cache ({dict(self.skipped)})"
             )
-        np.savez(self.folder / INDEX_FILE, **self._rows.arrays())
+        np.savez(self.folder / INDEX_FILE, allow_pickle=False, **self._rows.arrays())
         names, groups, night, still = (
             list(column) for column in zip(*self._sequences, strict=True)
         )

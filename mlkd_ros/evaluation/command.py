@@ -116,7 +116,8 @@ def _compute(
     with _Progress(sum(len(sequence) for _, sequence, _ in work)) as advance:
         for condition, sequence, names in work:
             for name in names:
-                made.setdefault(name, create_tracker(trackers[name]))
+                if name not in made:
+                    made[name] = create_tracker(trackers[name])
             passes = run_one_pass(
                 {name: made[name] for name in names}, sequence, condition, advance
             )

@@ -12,6 +12,7 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -194,7 +195,7 @@ def _onnx_session(path: Path, any_size: bool = False) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _opencv(name: str) -> Callable[[], Any]:
+def _opencv(name: str) -> Callable[..., Any]:
     """Find OpenCV's constructor of a tracker, or say what is missing."""
     create = getattr(cv2, f"Tracker{name}_create", None)
     if create is None:
@@ -206,11 +207,10 @@ def _opencv(name: str) -> Callable[[], Any]:
 
 
 def _opencv_nano(backbone: Path, head: Path) -> Callable[[], Any]:
-    if not hasattr(cv2, "TrackerNano_Params"):
-        raise ImportError(f"OpenCV {cv2.__version__} has no TrackerNano")
+    create = _opencv("Nano")
     parameters = cv2.TrackerNano_Params()
     parameters.backbone, parameters.neckhead = str(backbone), str(head)
-    return lambda: cv2.TrackerNano_create(parameters)
+    return partial(create, parameters)
 
 
 def _network_paths(kind: str, argument: str) -> tuple[Path, Path]:

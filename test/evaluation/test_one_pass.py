@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one-pass runner and ``mlkd evaluate``, with stand-in trackers on a tiny video."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mlkd_ros.data.sequences import DatasetError, Sequence
+from mlkd_ros.evaluation import command, trackers
+from mlkd_ros.evaluation.one_pass import (
+    OnePass,
+    darkened_frames,
+    read_result,
+    result_file,
+    run_one_pass,
+    write_result,
+)
+
+Box = tuple[float, float, float, float]
+
+
+class Recorder:
+    """Reports the box of initialisation for ever, and remembers the frames it saw."""
+
+    def __init__(self) -> None:
+        self.frames: list[np.ndarray] = []
+        self.box: Box = (0.0, 0.0, 0.0, 0.0)
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        self.frames, self.box = [image.copy()], box
+
+    def update(self, image: np.ndarray) -> Box | None:
+        self.frames.append(image.copy())
+        return None if len(self.frames) == 4 else self.box
+
+
+def _sequence(absent: int = 0, frames: int = 6) -> Sequence:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(60, 200, (48, 64, 3), dtype=np.uint8) for _ in range(frames)]
+    boxes = np.tile([10.0, 12.0, 20.0, 16.0], (frames, 1))
+    boxes[:absent] = np.nan
+    return Sequence("tiny", images, boxes)
+
+
+def test_trackers_start_on_the_first_annotated_frame_and_see_the_same_frames() -> None:
+    sequence = _sequence(absent=1)
+    one, two = Recorder(), Recorder()
+    seen: list[int] = []
+    passes = run_one_pass({"one": one, "two": two}, sequence, on_frame=seen.append)
+    assert seen == list(range(6))
+    assert len(one.frames) == 5
+    for a, b, frame in zip(one.frames, two.frames, list(sequence.frames)[1:], strict=True):
+        np.testing.assert_array_equal(a, frame)
+        np.testing.assert_array_equal(a, b)
+    boxes = passes["one"].boxes
+    assert np.isnan(boxes[[0, 4]]).all() and boxes[1].tolist() == [10, 12, 20, 16]
+    assert np.isfinite(passes["one"].seconds).tolist() == [False] + [True] * 5
+
+
+def test_darkening_is_the_same_in_every_run_and_differs_between_frames() -> None:
+    image = np.full((48, 64, 3), 128, np.uint8)
+    sequence = Sequence("still", [image] * 3, np.ones((3, 4)))
+    first, again = (list(darkened_frames(sequence, "dark")) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], first[1])
+    assert first[0].mean() < 40
+    renamed = Sequence("other", [image] * 3, np.ones((3, 4)))
+    assert not np.array_equal(next(darkened_frames(renamed, "dark")), first[0])
+    assert next(darkened_frames(sequence, "day")) is image
+    with pytest.raises(ValueError, match="day, dusk, street, dark, very_dark, not 'night'"):
+        darkened_frames(sequence, "night")
+
+
+def test_a_sequence_without_annotation_is_named() -> None:
+    with pytest.raises(DatasetError, match="sequence tiny: no frame is annotated"):
+        run_one_pass({"one": Recorder()}, _sequence(absent=6))
+
+
+def test_results_are_written_and_read_back(tmp_path: Path) -> None:
+    boxes = np.array([[1, 2, 3, 4], [np.nan] * 4, [1.5, 2.25, 3, 4]])
+    path = result_file(tmp_path, "pairs", "dark", "ours", "tiny")
+    assert path == tmp_path / "pairs-dark" / "ours" / "tiny.txt"
+    write_result(path, OnePass(boxes, np.array([0.1, 0.02, 0.03])))
+    result = read_result(path, 3)
+    np.testing.assert_array_equal(result.boxes, boxes)
+    np.testing.assert_allclose(result.seconds, [0.1, 0.02, 0.03])
+    with pytest.raises(DatasetError, match=r"tiny\.txt: 3 lines for a sequence of 4 frames"):
+        read_result(path, 4)
+    path.write_text("1 2 3 4\n1 2 3\n")
+    with pytest.raises(DatasetError, match=r"tiny\.txt, line 2: 4 numbers expected"):
+        read_result(path, 2)
+
+
+def test_results_of_another_tracker_need_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "other.txt"
+    path.write_text("1\t2\t3\t4\n5 6 7 8\n")
+    result = read_result(path, 2)
+    assert result.boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert np.isnan(result.seconds).all()
+
+
+def test_tracker_names_and_their_errors(tmp_path: Path) -> None:
+    label = trackers.tracker_label
+    assert label("ours") == "ours" and label("ours=runs/best.safetensors") == "ours-best"
+    assert label("nanotrack=w/v3_backbone.onnx,w/v3_head.onnx") == "nanotrack-v3"
+    with pytest.raises(ValueError, match="must be one of ours, .*, not 'siam'"):
+        trackers.create_tracker("siam")
+    with pytest.raises(ValueError, match=r"nanotrack=BACKBONE\.onnx,HEAD\.onnx"):
+        trackers.create_tracker("nanotrack")
+    with pytest.raises(ValueError, match="no such network file"):
+        trackers.create_tracker(f"opencv-nano={tmp_path}/a.onnx,{tmp_path}/b.onnx")
+
+
+def test_opencv_trackers_follow_a_bright_square() -> None:
+    tracker = trackers.create_tracker("mil")
+    frames = []
+    for number in range(4):
+        image = np.random.default_rng(1).integers(0, 60, (120, 160, 3), dtype=np.uint8)
+        image[50:80, 60 + 2 * number : 90 + 2 * number] = (40, 200, 250)
+        frames.append(image)
+    tracker.init(frames[0], (60.0, 50.0, 30.0, 30.0))
+    for image in frames[1:]:
+        box = tracker.update(image)
+    assert box is not None
+    assert abs(box[0] - 66) < 6 and abs(box[1] - 50) < 6
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Iterator[Path]:
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("a", "b"):
+        writer = cv2.VideoWriter(
+            str(root / f"{name}.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (64, 48)
+        )
+        for image in _sequence(frames=5).frames:
+            writer.write(image)
+        writer.release()
+        (root / f"{name}.txt").write_text("10,12,20,16\n" * 5)
+    yield root
+
+
+def _evaluate(dataset: Path, *more: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    results = str(dataset.parent / "results")
+    line = ["evaluate", "--dataset", "pairs", "--root", str(dataset), "--results", results, *more]
+    arguments = parser.parse_args(line)
+    return int(arguments.run_command(arguments))
+
+
+def test_the_command_prints_a_table_and_resumes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+
+    def create(name: str) -> Recorder:
+        made.append(name)
+        return Recorder()
+
+    monkeypatch.setattr(trackers, "create_tracker", create)
+    assert _evaluate(dataset, "--condition", "day", "--condition", "dark", "--per-sequence") == 0
+    assert made == ["ours"], "one tracker serves all sequences and conditions"
+    printed = capsys.readouterr().out
+    assert "pairs, day: 2 sequences, 10 frames" in printed and "pairs, dark" in printed
+    # One of five frames is missed, the others are perfect.
+    row = next(line for line in printed.splitlines() if line.startswith("ours"))
+    assert row.split()[1:6] == ["0.762", "0.800", "0.800", "0.800", "2"]
+    assert (dataset.parent / "results" / "pairs-dark" / "ours" / "b.txt").is_file()
+    assert _evaluate(dataset) == 0
+    assert made == ["ours"], "results that are there are not computed again"
+    assert _evaluate(dataset, "--overwrite", "--sequence", "b") == 0
+    assert made == ["ours", "ours"]
+
+
+def test_the_command_names_what_is_wrong(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="--condition must be one of"):
+        _evaluate(dataset, "--condition", "dawn")
+    with pytest.raises(ValueError, match="no sequence 'c'.*a, b"):
+        _evaluate(dataset, "--sequence", "c")
+    with pytest.raises(DatasetError, match="no such folder"):
+        _evaluate(dataset / "nowhere")
