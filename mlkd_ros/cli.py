@@ -18,7 +18,9 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="mlkd", description="Night-time UAV tracking: track, evaluate, train.")
+    parser = argparse.ArgumentParser(
+        prog="mlkd", description="Night-time UAV tracking: track, evaluate, train."
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(name).add_parser(subparsers)
@@ -26,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors that a user can mend are printed without a traceback, with exit code 2."""
+    """Run one command; errors that a user can mend are printed without a traceback, with exit code
+    2.
+    """
     arguments = build_parser().parse_args(argv)
     try:
         return int(arguments.run_command(arguments) or 0)

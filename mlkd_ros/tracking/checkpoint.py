@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One file for one student: weights, exported graphs, settings and provenance, as safetensors.
 
-Tensors named ``student.*`` are the network's state dict; ``onnx.template`` and ``onnx.search`` (uint8) are its two
-exported graphs, so that a drone without PyTorch's exporter flies the same student. The header holds the architecture,
-the tracker settings and the provenance as JSON. Nothing in the file is ever executed or unpickled.
+Tensors named ``student.*`` are the network's state dict; ``onnx.template`` and ``onnx.search``
+(uint8) are its two exported graphs, so that a drone without PyTorch's exporter flies the same
+student. The header holds the architecture, the tracker settings and the provenance as JSON. Nothing
+in the file is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _STUDENT, _GRAPH = "student.", "onnx."
 
 
 class CheckpointError(ValueError):
-    """A file that is not a usable student checkpoint; the message names the file and what is wrong."""
+    """A file that is not a usable student checkpoint; the message names the file and what is
+    wrong.
+    """
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def sha256(path: str | Path) -> str:
 
 
 def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
-    """Read a checkpoint (the shipped one by default). CheckpointError names the file and what is wrong with it."""
+    """Read a checkpoint (the shipped one by default). CheckpointError names the file and what is
+    wrong with it.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path) if path is not None else default_checkpoint()
@@ -66,11 +71,13 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format is {header.get('format')!r}, needed is {FORMAT!r} (see `mlkd select`)")
+        raise CheckpointError(
+            f"{path}: format is {header.get('format')!r}, needed is {FORMAT!r} (see `mlkd select`)"
+        )
     try:
         settings = TrackerSettings.from_dict(json.loads(header["settings"]))
         provenance = json.loads(header.get("provenance", "{}"))
@@ -87,7 +94,9 @@ def load_checkpoint(path: str | Path | None = None) -> Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write a checkpoint: to a temporary file first, then renamed, so that a reader never sees half of it."""
+    """Write a checkpoint: to a temporary file first, then renamed, so that a reader never sees half
+    of it.
+    """
     from safetensors.numpy import save_file
 
     tensors = {_STUDENT + k: np.ascontiguousarray(v) for k, v in checkpoint.weights.items()}

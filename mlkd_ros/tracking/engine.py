@@ -8,7 +8,8 @@ onnxruntime    CPU                           the graphs exported into the checkp
 torch          CPU, CUDA                     the network itself, batch norms folded, traced
 ============== ============================= =====================================================
 
-``create_engine`` picks; PyTorch is imported only when its engine is chosen, so that a CPU drone starts fast and small.
+``create_engine`` picks; PyTorch is imported only when its engine is chosen, so that a CPU drone
+starts fast and small.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +29,8 @@ from .checkpoint import Checkpoint
 if TYPE_CHECKING:
     import torch
 
-#: What an engine remembers of one or more targets: arrays (or device tensors) with a leading batch axis.
+#: What an engine remembers of one or more targets: arrays (or device tensors) with a leading batch
+#: axis.
 Template = tuple[Any, ...]
 
 ENGINES = ("auto", "onnxruntime", "torch")
@@ -48,8 +51,15 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps of ``(N, S, S, 3)`` uint8 BGR patches: classification logits ``(N, 2K, s, s)`` and regression
-        ``(N, 4K, s, s)``, float32. A template of one target serves all ``N`` patches.
+        """Maps of ``(N, S, S, 3)`` uint8 BGR patches: classification logits ``(N, 2K, s, s)`` and
+        regression ``(N, 4K, s, s)``, float32. ``template`` has ``N`` targets, or one that serves
+        all patches.
+        """
+
+    @abc.abstractmethod
+    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
+        """One template for a batch: ``counts[i]`` patches of target ``templates[i]`` after
+        another.
         """
 
     def warm_up(self, template_size: int, search_size: int) -> None:
@@ -59,8 +69,11 @@ class Engine(abc.ABC):
             self.search(template, np.zeros((1, search_size, search_size, 3), np.uint8))
 
 
-def _repeat(part: np.ndarray, count: int) -> np.ndarray:
-    return part if len(part) == count else np.repeat(part, count, axis=0)
+def _sources(templates: Sequence[Template], counts: Sequence[int]) -> list[Template]:
+    """The template of each patch of a batch."""
+    return [
+        template for template, count in zip(templates, counts, strict=True) for _ in range(count)
+    ]
 
 
 class OnnxRuntimeEngine(Engine):
@@ -76,19 +89,37 @@ class OnnxRuntimeEngine(Engine):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._template, self._search = (
-            onnxruntime.InferenceSession(checkpoint.graphs[name], options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                checkpoint.graphs[name], options, providers=["CPUExecutionProvider"]
+            )
             for name in ("template", "search")
         )
         self._inputs = [item.name for item in self._search.get_inputs()]
-        self.name = f"onnxruntime {onnxruntime.__version__} cpu, {threads} thread{'s' * (threads > 1)}"
+        self.name = (
+            f"onnxruntime {onnxruntime.__version__} cpu, {threads} thread{'s' * (threads > 1)}"
+        )
 
     def template(self, patches: np.ndarray) -> Template:
+        """See ``Engine.template``."""
         return tuple(self._template.run(None, {"patch": patches}))
 
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = (_repeat(part, len(patches)) for part in template)
-        classification, regression = self._search.run(None, dict(zip(self._inputs, (patches, *parts), strict=True)))
+        """See ``Engine.search``."""
+        parts = (
+            part if len(part) == len(patches) else part.repeat(len(patches), 0) for part in template
+        )
+        classification, regression = self._search.run(
+            None, dict(zip(self._inputs, (patches, *parts), strict=True))
+        )
         return classification, regression
+
+    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
+        """See ``Engine.join``."""
+        if len(templates) == 1:
+            return templates[0]
+        return tuple(
+            np.concatenate(parts) for parts in zip(*_sources(templates, counts), strict=True)
+        )
 
 
 class TorchEngine(Engine):
@@ -105,7 +136,9 @@ class TorchEngine(Engine):
         if self._device.type == "cpu":
             torch.set_num_threads(threads)
         student = build_student(checkpoint.architecture)
-        weights = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.weights.items()}
+        weights = {
+            name: torch.from_numpy(np.array(value)) for name, value in checkpoint.weights.items()
+        }
         student.load_state_dict(weights)
         student = fuse_batch_norm(student.eval()).to(self._device, self._dtype)
         self._student = student.to(memory_format=torch.channels_last)
@@ -118,19 +151,36 @@ class TorchEngine(Engine):
         return tensor.permute(0, 3, 1, 2).to(self._dtype)
 
     def template(self, patches: np.ndarray) -> Template:
+        """See ``Engine.template``."""
         with self._torch.inference_mode():
             return tuple(self._student.template(self._input(patches)))
 
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``Engine.search``."""
         count = len(patches)
         with self._torch.inference_mode():
-            parts = (part.expand(count, *part.shape[1:]) if len(part) == 1 else part for part in template)
+            parts = (
+                part.expand(count, *part.shape[1:]) if len(part) == 1 else part for part in template
+            )
             output = self._student.search(self._input(patches), *parts)
-            return output.classification.float().cpu().numpy(), output.regression.float().cpu().numpy()
+            return (
+                output.classification.float().cpu().numpy(),
+                output.regression.float().cpu().numpy(),
+            )
+
+    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
+        """See ``Engine.join``."""
+        if len(templates) == 1:
+            return templates[0]
+        return tuple(
+            self._torch.cat(parts) for parts in zip(*_sources(templates, counts), strict=True)
+        )
 
 
 def _cuda_driver_present() -> bool:
-    """Whether a CUDA driver is installed: a cheap look that avoids importing PyTorch where there is none."""
+    """Whether a CUDA driver is installed: a cheap look that avoids importing PyTorch where there is
+    none.
+    """
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -139,7 +189,9 @@ def _cuda_driver_present() -> bool:
 
 
 def resolve_device(device: str) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``. EngineError when it cannot be had."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``. EngineError when it
+    cannot be had.
+    """
     if device == "cpu" or (device == "auto" and not _cuda_driver_present()):
         return "cpu"
     name, _, index = device.partition(":")
@@ -153,13 +205,18 @@ def resolve_device(device: str) -> str:
         return f"cuda:{wanted}"
     if device == "auto":
         return "cpu"
-    raise EngineError(f"device {device!r}: PyTorch {torch.__version__} sees {count} CUDA devices; use cpu or auto")
+    raise EngineError(
+        f"device {device!r}: PyTorch {torch.__version__} sees {count} CUDA devices; use cpu or auto"
+    )
 
 
-def create_engine(checkpoint: Checkpoint, device: str = "auto", engine: str = "auto", threads: int = 1) -> Engine:
+def create_engine(
+    checkpoint: Checkpoint, device: str = "auto", engine: str = "auto", threads: int = 1
+) -> Engine:
     """The engine for ``device`` (auto, cpu, cuda, cuda:N) and ``engine`` (one of ``ENGINES``).
 
-    EngineError names what is missing. ``auto`` never fails where PyTorch or ONNX Runtime is installed.
+    EngineError names what is missing. ``auto`` never fails where PyTorch or ONNX Runtime is
+    installed.
     """
     if engine not in ENGINES:
         raise EngineError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
@@ -168,13 +225,19 @@ def create_engine(checkpoint: Checkpoint, device: str = "auto", engine: str = "a
     has_runtime = importlib.util.find_spec("onnxruntime") is not None
     if engine == "onnxruntime":
         if where != "cpu":
-            raise EngineError(f"engine onnxruntime runs on the CPU, not on {where}: set device to cpu")
+            raise EngineError(
+                f"engine onnxruntime runs on the CPU, not on {where}: set device to cpu"
+            )
         if not has_graphs:
-            raise EngineError(f"{checkpoint.path}: holds no exported graphs; write them with `mlkd export`")
+            raise EngineError(
+                f"{checkpoint.path}: holds no exported graphs; write them with `mlkd export`"
+            )
         if not has_runtime:
             raise EngineError("engine onnxruntime is not installed: pip install onnxruntime")
     if where == "cpu" and engine != "torch" and has_graphs and has_runtime:
         return OnnxRuntimeEngine(checkpoint, threads)
     if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP workers that sleep, not spin, between frames
+        os.environ.setdefault(
+            "OMP_WAIT_POLICY", "PASSIVE"
+        )  # OpenMP workers that sleep, not spin, between frames
     return TorchEngine(checkpoint, where, threads)

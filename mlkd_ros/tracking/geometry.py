@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes, crop windows and the candidates of a search region.
 
-Coordinates are continuous pixels: pixel ``i`` covers ``[i, i + 1)``, the origin is the top-left corner of the image.
-A box is ``(x, y, w, h)``, top-left corner and size, unless a name says otherwise.
+Coordinates are continuous pixels: pixel ``i`` covers ``[i, i + 1)``, the origin is the top-left
+corner of the image. A box is ``(x, y, w, h)``, top-left corner and size, unless a name says
+otherwise.
 """
 
 from __future__ import annotations
@@ -33,28 +34,39 @@ class BoxOutsideImageError(ValueError):
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
     """The part of ``box`` inside a ``width`` x ``height`` image, as four Python floats.
 
-    Raises InvalidBoxError when the box is not four finite numbers with sides of at least ``MIN_BOX_SIDE`` pixels,
-    and BoxOutsideImageError when less than a quarter of it (or less than ``MIN_BOX_SIDE`` pixels of a side) is inside.
+    Raises InvalidBoxError when the box is not four finite numbers with sides of at least
+    ``MIN_BOX_SIDE`` pixels, and BoxOutsideImageError when less than a quarter of it (or less than
+    ``MIN_BOX_SIDE`` pixels of a side) is inside.
     """
     values = tuple(float(v) for v in box)
     if len(values) != 4:
         raise InvalidBoxError(f"a box needs 4 numbers (x, y, width, height), got {len(values)}")
     if not all(math.isfinite(v) for v in values):
-        raise InvalidBoxError(f"box {values} must be finite numbers (x, y, width, height) in pixels")
+        raise InvalidBoxError(
+            f"box {values} must be finite numbers (x, y, width, height) in pixels"
+        )
     x, y, w, h = values
     if w < MIN_BOX_SIDE or h < MIN_BOX_SIDE:
-        raise InvalidBoxError(f"box {values} must be at least {MIN_BOX_SIDE:g} pixels wide and high")
+        raise InvalidBoxError(
+            f"box {values} must be at least {MIN_BOX_SIDE:g} pixels wide and high"
+        )
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, width), min(y + h, height)
     inside_w, inside_h = right - left, bottom - top
     if inside_w < MIN_BOX_SIDE or inside_h < MIN_BOX_SIDE or inside_w * inside_h < 0.25 * w * h:
-        raise BoxOutsideImageError(f"box {values} must lie inside the {width}x{height} image (at least a quarter of it)")
+        raise BoxOutsideImageError(
+            f"box {values} must lie inside the {width}x{height} image (at least a quarter of it)"
+        )
     return left, top, inside_w, inside_h
 
 
 def iou(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float]) -> np.ndarray:
-    """Intersection over union of ``(..., 4)`` xywh boxes, broadcast; NaN boxes give NaN, empty ones 0."""
+    """Intersection over union of ``(..., 4)`` xywh boxes, broadcast; NaN boxes give NaN, empty ones
+    0.
+    """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(
+        a[..., :2], b[..., :2]
+    )
     sides = np.where(np.isnan(sides), np.nan, np.maximum(sides, 0.0))
     intersection = sides[..., 0] * sides[..., 1]
     union = a[..., 2] * a[..., 3] + b[..., 2] * b[..., 3] - intersection
@@ -62,14 +74,18 @@ def iou(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float]) -> np.
 
 
 def context_side(w: float, h: float, amount: float) -> float:
-    """Side of the square template region: the box with ``amount`` of its mean side as margin (SiamFC, 1606.09549)."""
+    """Side of the square template region: the box with ``amount`` of its mean side as margin
+    (SiamFC, 1606.09549).
+    """
     margin = amount * (w + h)
     return math.sqrt((w + margin) * (h + margin))
 
 
 @dataclass(frozen=True)
 class CropWindow:
-    """A square of ``side`` image pixels with integer top-left corner (``x``, ``y``), shown as ``size`` patch pixels."""
+    """A square of ``side`` image pixels with integer top-left corner (``x``, ``y``), shown as
+    ``size`` patch pixels.
+    """
 
     x: int
     y: int
@@ -78,7 +94,9 @@ class CropWindow:
 
     @classmethod
     def around(cls, cx: float, cy: float, side: float, size: int) -> CropWindow:
-        """The window of about ``side`` pixels centred as near to (``cx``, ``cy``) as whole pixels allow."""
+        """The window of about ``side`` pixels centred as near to (``cx``, ``cy``) as whole pixels
+        allow.
+        """
         whole = max(2, round(side))
         return cls(round(cx - whole / 2), round(cy - whole / 2), whole, size)
 
@@ -93,9 +111,11 @@ class CropWindow:
 
 
 def crop(frame: Frame, window: CropWindow) -> np.ndarray:
-    """The window's pixels as a ``(size, size, 3)`` uint8 BGR patch; only these pixels of the frame are touched.
+    """The window's pixels as a ``(size, size, 3)`` uint8 BGR patch; only these pixels of the frame
+    are touched.
 
-    What lies outside the image is filled with the mean colour of what lies inside. A window wholly outside gives grey.
+    What lies outside the image is filled with the mean colour of what lies inside. A window wholly
+    outside gives grey.
     """
     x0, y0 = max(window.x, 0), max(window.y, 0)
     x1, y1 = min(window.x + window.side, frame.width), min(window.y + window.side, frame.height)
@@ -103,15 +123,19 @@ def crop(frame: Frame, window: CropWindow) -> np.ndarray:
         return np.full((window.size, window.size, 3), 128, np.uint8)
     pixels = frame.window(x0, y0, x1, y1)
     if (x1 - x0, y1 - y0) != (window.side, window.side):
+        above, left = y0 - window.y, x0 - window.x
+        below, right = window.y + window.side - y1, window.x + window.side - x1
+        mean = cv2.mean(pixels)[:3]
         pixels = cv2.copyMakeBorder(
-            pixels, y0 - window.y, window.y + window.side - y1, x0 - window.x, window.x + window.side - x1,
-            cv2.BORDER_CONSTANT, value=cv2.mean(pixels)[:3],
-        )  # fmt: skip
+            pixels, above, below, left, right, cv2.BORDER_CONSTANT, value=mean
+        )
     return cv2.resize(pixels, (window.size, window.size), interpolation=cv2.INTER_LINEAR)
 
 
 class PointCoder:
-    """Candidates of an anchor-free head: one a cell, sides as distances from the cell's point (FCOS, 1904.01355)."""
+    """Candidates of an anchor-free head: one a cell, sides as distances from the cell's point
+    (FCOS, 1904.01355).
+    """
 
     def __init__(self, cells: int, stride: int, size: int) -> None:
         offset = (np.arange(cells) - cells // 2) * float(stride) + size / 2
@@ -120,17 +144,22 @@ class PointCoder:
         self.y = np.repeat(offset, cells).astype(np.float32)
 
     def decode(self, regression: np.ndarray) -> np.ndarray:
-        """``(4, S, S)`` distances (left, top, right, bottom) to ``(S*S, 4)`` cx, cy, w, h in patch pixels."""
+        """``(4, S, S)`` distances (left, top, right, bottom) to ``(S*S, 4)`` cx, cy, w, h in patch
+        pixels.
+        """
         left, top, right, bottom = regression.reshape(4, -1)
         return np.stack(
-            (self.x + (right - left) / 2, self.y + (bottom - top) / 2, left + right, top + bottom), axis=1
+            (self.x + (right - left) / 2, self.y + (bottom - top) / 2, left + right, top + bottom),
+            axis=1,
         )
 
 
 class AnchorCoder:
     """Candidates of an RPN head: ``K`` anchors a cell (SiamRPN; Li et al. 2018)."""
 
-    def __init__(self, cells: int, stride: int, size: int, ratios: Sequence[float], scale: float) -> None:
+    def __init__(
+        self, cells: int, stride: int, size: int, ratios: Sequence[float], scale: float
+    ) -> None:
         self.cells = cells
         # Anchor sides in whole pixels, as the paper's code has them.
         areas = float(stride * stride)
@@ -144,8 +173,11 @@ class AnchorCoder:
         self.h = np.repeat(np.array(heights, np.float64) * scale, per_anchor)
 
     def decode(self, regression: np.ndarray) -> np.ndarray:
-        """``(4K, S, S)`` offsets, grouped as dx of all anchors, dy, dw, dh, to ``(K*S*S, 4)`` cx, cy, w, h."""
+        """``(4K, S, S)`` offsets, grouped as dx of all anchors, dy, dw, dh, to ``(K*S*S, 4)`` cx,
+        cy, w, h.
+        """
         dx, dy, dw, dh = regression.reshape(4, -1)
         return np.stack(
-            (dx * self.w + self.x, dy * self.h + self.y, np.exp(dw) * self.w, np.exp(dh) * self.h), axis=1
+            (dx * self.w + self.x, dy * self.h + self.y, np.exp(dw) * self.w, np.exp(dh) * self.h),
+            axis=1,
         )

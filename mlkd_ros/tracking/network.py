@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Student networks: Siamese, raw dark image in, no enhancer.
 
-Every student takes BGR patches as float tensors with values 0..255, shape ``(N, 3, H, W)``, and offers three calls:
+Every student takes BGR patches as float tensors with values 0..255, shape ``(N, 3, H, W)``, and
+offers three calls:
 
-``template(patch) -> tuple of tensors``
-    what the search branch must remember of the target; computed once per designation.
-``search(patch, *template) -> StudentOutput``
-    classification and regression maps of the search region, and the correlation maps before the head.
-``forward(template_patch, search_patch) -> StudentOutput``
-    both, for training.
+``template(patch) -> tuple of tensors`` what the search branch must remember of the target; computed
+    once per designation. ``search(patch, *template) -> StudentOutput`` classification and
+    regression maps of the search region, and the correlation maps before the head.
+    ``forward(template_patch, search_patch) -> StudentOutput`` both, for training.
 
-``ARCHITECTURES`` maps the name stored in a checkpoint to its class. Normalisation constants are part of the
-network, so that a patch goes to every student in the same form.
+``ARCHITECTURES`` maps the name stored in a checkpoint to its class. Normalisation constants are
+part of the network, so that a patch goes to every student in the same form.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 
 class StudentOutput(NamedTuple):
     """Maps of one search region, ``K`` candidates a cell and ``S x S`` cells.
 
     classification: ``(N, 2K, S, S)`` logits, background channels first, then foreground.
-    regression: ``(N, 4K, S, S)``; its meaning is the box coder's (``geometry.PointCoder``, ``AnchorCoder``).
-    correlation: the maps after correlation and before the head, one ``(N, C, S, S)`` tensor a branch
-        (classification, regression): what the correlation-map losses of MLKD compare.
+    regression: ``(N, 4K, S, S)``; its meaning is the box coder's (``geometry.PointCoder``,
+        ``AnchorCoder``).
+    correlation: the maps after correlation and before the head, one ``(N, C, S, S)`` tensor a
+        branch (classification, regression): what the correlation-map losses of MLKD compare.
     """
 
     classification: Tensor
@@ -38,7 +38,13 @@ class StudentOutput(NamedTuple):
 
 
 def _conv_bn(
-    inp: int, out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False, padding: int | None = None
+    inp: int,
+    out: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    padding: int | None = None,
 ) -> nn.Sequential:
     pad = kernel // 2 if padding is None else padding
     return nn.Sequential(
@@ -55,6 +61,7 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
         scale = x.mean((2, 3), keepdim=True)
         return x * F.hardsigmoid(self.expand(F.relu(self.reduce(scale))))
 
@@ -63,7 +70,14 @@ class InvertedResidual(nn.Module):
     """Expand, depth-wise convolution, squeeze-excite, project (arXiv 1905.02244, figure 4)."""
 
     def __init__(
-        self, inp: int, hidden: int, out: int, kernel: int, stride: int, squeeze: int, hard_swish: bool
+        self,
+        inp: int,
+        hidden: int,
+        out: int,
+        kernel: int,
+        stride: int,
+        squeeze: int,
+        hard_swish: bool,
     ) -> None:
         super().__init__()
         self.act = nn.Hardswish() if hard_swish else nn.ReLU()
@@ -74,6 +88,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inp == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
         y = x if self.expand is None else self.act(self.expand(x))
         y = self.depthwise(y)
         # The first block of MobileNetV3-small has no expansion and activates before the squeeze.
@@ -88,7 +103,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileTrunk(nn.Module):
-    """MobileNetV3-small cut at stride 16: ``(N, 3, H, W)`` to ``(N, 96, ceil(H/16), ceil(W/16))``."""
+    """MobileNetV3-small cut at stride 16: ``(N, 3, H, W)`` to ``(N, 96, ceil(H/16),
+    ceil(W/16))``.
+    """
 
     #        input, hidden, output, kernel, stride, squeeze width, hard swish
     BLOCKS = (
@@ -109,11 +126,14 @@ class MobileTrunk(nn.Module):
         self.blocks = nn.Sequential(*(InvertedResidual(*spec) for spec in self.BLOCKS))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
         return self.blocks(F.hardswish(self.stem(x)))
 
 
 class ChannelAttention(nn.Module):
-    """Weighs the 64 template positions of a pixel-wise correlation (Alpha-Refine, arXiv 2012.06815)."""
+    """Weighs the 64 template positions of a pixel-wise correlation (Alpha-Refine, arXiv
+    2012.06815).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -121,16 +141,19 @@ class ChannelAttention(nn.Module):
         self.expand = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
         scale = x.mean((2, 3), keepdim=True)
         return x * torch.sigmoid(self.expand(F.relu(self.reduce(scale))))
 
 
 def depthwise_correlation(search: Tensor, kernel: Tensor, padding: int = 0) -> Tensor:
-    """Channel-by-channel cross-correlation of each sample with its own kernel (SiamRPN++, arXiv 1812.11703).
+    """Channel-by-channel cross-correlation of each sample with its own kernel (SiamRPN++, arXiv
+    1812.11703).
 
-    search ``(N, C, H, W)``, kernel ``(N, C, h, w)``; returns ``(N, C, H + 2 padding - h + 1, ...)``.
-    Written as h * w shifted products: a convolution whose weights are the template would need grouped weights
-    known only at run time, which TensorRT and a batch of several targets do not take.
+    search ``(N, C, H, W)``, kernel ``(N, C, h, w)``; returns ``(N, C, H + 2 padding - h + 1,
+    ...)``. Written as h * w shifted products: a convolution whose weights are the template would
+    need grouped weights known only at run time, which TensorRT and a batch of several targets do
+    not take.
     """
     height = search.shape[2] + 2 * padding - kernel.shape[2] + 1
     width = search.shape[3] + 2 * padding - kernel.shape[3] + 1
@@ -145,10 +168,12 @@ def depthwise_correlation(search: Tensor, kernel: Tensor, padding: int = 0) -> T
 
 
 class CorrelationBranch(nn.Module):
-    """Pixel-wise and depth-wise correlation of template and search features, merged to ``channels`` maps.
+    """Pixel-wise and depth-wise correlation of template and search features, merged to ``channels``
+    maps.
 
-    Pixel-wise: every one of the 8 x 8 template positions is a 1 x 1 kernel (64 maps). Depth-wise: the template's
-    central 4 x 4 positions are one kernel a channel. Both end on the same 15 x 15 grid for 16 x 16 search features.
+    Pixel-wise: every one of the 8 x 8 template positions is a 1 x 1 kernel (64 maps). Depth-wise:
+    the template's central 4 x 4 positions are one kernel a channel. Both end on the same 15 x 15
+    grid for 16 x 16 search features.
     """
 
     CENTRE = slice(2, 6)
@@ -171,6 +196,7 @@ class CorrelationBranch(nn.Module):
         return pixel, depthwise
 
     def forward(self, features: Tensor, pixel: Tensor, depthwise: Tensor) -> Tensor:
+        """Correlation maps ``(N, C, 15, 15)`` of search features and the two kernels."""
         query = self.pixel_search(features)
         n, _, height, width = query.shape
         maps = torch.bmm(pixel, query.flatten(2)).reshape(n, -1, height, width)
@@ -181,21 +207,28 @@ class CorrelationBranch(nn.Module):
 
 
 class SeparableTower(nn.Sequential):
-    """``depth`` depth-wise separable 3 x 3 convolutions, activated (ReLU6) between depth-wise and point-wise."""
+    """``depth`` depth-wise separable 3 x 3 convolutions, activated (ReLU6) between depth-wise and
+    point-wise.
+    """
 
     def __init__(self, channels: int, depth: int) -> None:
         layers: list[nn.Module] = []
         for _ in range(depth):
-            layers += [_conv_bn(channels, channels, 3, groups=channels), nn.ReLU6(), _conv_bn(channels, channels, 1)]
+            layers += [
+                _conv_bn(channels, channels, 3, groups=channels),
+                nn.ReLU6(),
+                _conv_bn(channels, channels, 1),
+            ]
         super().__init__(*layers)
 
 
 class MobileStudent(nn.Module):
     """The flying student: MobileNetV3-small trunk at stride 16, two correlations, anchor-free head.
 
-    Template 127 x 127, search 255 x 255, 15 x 15 cells. Shaped so that the published NanoTrackV3 weights
-    (HonglinChu/SiamTrackers, Apache-2.0) can start it, see ``distillation.nanotrack``. Regression is the distance
-    (left, top, right, bottom) from the cell's point to the box sides in search-patch pixels, always positive.
+    Template 127 x 127, search 255 x 255, 15 x 15 cells. Shaped so that the published NanoTrackV3
+    weights (HonglinChu/SiamTrackers, Apache-2.0) can start it, see ``distillation.nanotrack``.
+    Regression is the distance (left, top, right, bottom) from the cell's point to the box sides in
+    search-patch pixels, always positive.
     """
 
     template_size = 127
@@ -216,10 +249,12 @@ class MobileStudent(nn.Module):
         self.reg_head = nn.Conv2d(96, 4, 1)
 
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """Features of ``(N, 3, T, T)`` target patches, in the order of ``template_outputs``."""
         features = self.trunk(patch)
         return (*self.cls_correlation.template(features), *self.reg_correlation.template(features))
 
     def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
+        """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
         features = self.trunk(patch)
         cls_map = self.cls_correlation(features, template[0], template[1])
         reg_map = self.reg_correlation(features, template[2], template[3])
@@ -228,11 +263,14 @@ class MobileStudent(nn.Module):
         return StudentOutput(classification, regression, (cls_map, reg_map))
 
     def forward(self, template_patch: Tensor, search_patch: Tensor) -> StudentOutput:
+        """Both branches at once, for training."""
         return self.search(search_patch, *self.template(template_patch))
 
 
 class AlexNetTrunk(nn.Sequential):
-    """The padding-free AlexNet of SiamRPN++ (arXiv 1812.11703): stride 8, 256 channels; 127 to 6, 287 to 26 cells."""
+    """The padding-free AlexNet of SiamRPN++ (arXiv 1812.11703): stride 8, 256 channels; 127 to 6,
+    287 to 26 cells.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -257,18 +295,23 @@ class RpnBranch(nn.Module):
         super().__init__()
         self.kernel = nn.Sequential(*_conv_bn(channels, channels, 3, padding=0), nn.ReLU())
         self.query = nn.Sequential(*_conv_bn(channels, channels, 3, padding=0), nn.ReLU())
-        self.head = nn.Sequential(*_conv_bn(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, outputs, 1))
+        self.head = nn.Sequential(
+            *_conv_bn(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, outputs, 1)
+        )
 
     def forward(self, features: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """The branch's map and the correlation behind it."""
         correlation = depthwise_correlation(self.query(features), kernel)
         return self.head(correlation), correlation
 
 
 class AlexNetStudent(nn.Module):
-    """The paper's reference student: AlexNet, depth-wise correlation, RPN with 5 anchors (arXiv 2312.07884).
+    """The paper's reference student: AlexNet, depth-wise correlation, RPN with 5 anchors (arXiv
+    2312.07884).
 
-    Template 127 x 127, search 287 x 287 in flight (21 x 21 cells of stride 8), 255 x 255 in training (17 x 17).
-    Regression is (dx, dy, dw, dh) of each anchor in the usual log encoding (Faster R-CNN, arXiv 1506.01497).
+    Template 127 x 127, search 287 x 287 in flight (21 x 21 cells of stride 8), 255 x 255 in
+    training (17 x 17). Regression is (dx, dy, dw, dh) of each anchor in the usual log encoding
+    (Faster R-CNN, arXiv 1506.01497).
     """
 
     template_size = 127
@@ -288,36 +331,46 @@ class AlexNetStudent(nn.Module):
         self.reg_branch = RpnBranch(4 * anchors)
 
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """Features of ``(N, 3, T, T)`` target patches, in the order of ``template_outputs``."""
         features = self.trunk(patch)
         return self.cls_branch.kernel(features), self.reg_branch.kernel(features)
 
     def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
+        """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
         features = self.trunk(patch)
         classification, cls_map = self.cls_branch(features, template[0])
         regression, reg_map = self.reg_branch(features, template[1])
         return StudentOutput(classification, regression, (cls_map, reg_map))
 
     def forward(self, template_patch: Tensor, search_patch: Tensor) -> StudentOutput:
+        """Both branches at once, for training."""
         return self.search(search_patch, *self.template(template_patch))
 
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"mobile_s16": MobileStudent, "alexnet_rpn": AlexNetStudent}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "mobile_s16": MobileStudent,
+    "alexnet_rpn": AlexNetStudent,
+}
 
 
 def build_student(architecture: str) -> nn.Module:
     """A student with random weights. ValueError when the name is not one of ``ARCHITECTURES``."""
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {architecture!r}: known are {', '.join(sorted(ARCHITECTURES))}")
+        raise ValueError(
+            f"unknown architecture {architecture!r}: known are {', '.join(sorted(ARCHITECTURES))}"
+        )
     return ARCHITECTURES[architecture]()
 
 
 def fuse_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every conv + batch-norm pair of an eval-mode network into the convolution, in place; returns it."""
+    """Fold every conv + batch-norm pair of an eval-mode network into the convolution, in place;
+    returns it.
+    """
     for child in module.children():
         fuse_batch_norm(child)
     if isinstance(module, nn.Sequential):
         names = list(module._modules)
-        for first, second in zip(names, names[1:]):
+        for first, second in zip(names, names[1:], strict=False):
             conv, norm = module._modules[first], module._modules[second]
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 module._modules[first] = nn.utils.fuse_conv_bn_eval(conv, norm)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the target there? From a calibrated confidence a frame to TRACKING, UNCERTAIN, LOST, GIVEN_UP."""
+"""Is the target there? From a calibrated confidence a frame to TRACKING, UNCERTAIN, LOST,
+GIVEN_UP.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ class TrackState(enum.IntEnum):
 
 
 def calibrated_confidence(score: float, slope: float, offset: float) -> float:
-    """Probability that the box is right (IoU > 0.5), from the raw foreground score (Platt scaling)."""
+    """Probability that the box is right (IoU > 0.5), from the raw foreground score (Platt
+    scaling).
+    """
     score = min(max(score, 1e-6), 1.0 - 1e-6)
     return 1.0 / (1.0 + math.exp(-(slope * math.log(score / (1.0 - score)) + offset)))
 
 
 class Presence:
-    """State machine with hysteresis. Feed it one confidence a frame and the time passed since the frame before."""
+    """State machine with hysteresis. Feed it one confidence a frame and the time passed since the
+    frame before.
+    """
 
     def __init__(self, settings: PresenceSettings) -> None:
         self.settings = settings
@@ -37,7 +43,9 @@ class Presence:
         self._hits = 0
 
     def step(self, confidence: float, elapsed: float) -> TrackState:
-        """Next state; ``confidence`` is that of the best candidate, ``elapsed`` seconds since the last step."""
+        """Next state; ``confidence`` is that of the best candidate, ``elapsed`` seconds since the
+        last step.
+        """
         if self.state == TrackState.LOST:
             self._step_lost(confidence, elapsed)
         elif self.state in (TrackState.TRACKING, TrackState.UNCERTAIN):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that travel in the checkpoint: how the student's maps become a box, a confidence and a state."""
+"""Settings that travel in the checkpoint: how the student's maps become a box, a confidence and a
+state.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PresenceSettings:
-    """When a target is tracked, doubted, lost, found again and given up; confidences are calibrated, times seconds."""
+    """When a target is tracked, doubted, lost, found again and given up; confidences are
+    calibrated, times seconds.
+    """
 
     tracking_above: float = 0.5
     uncertain_below: float = 0.35
@@ -24,7 +28,9 @@ class PresenceSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.lost_below <= self.uncertain_below <= self.tracking_above <= 1:
-            raise ValueError("presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1")
+            raise ValueError(
+                "presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class TrackerSettings:
     penalty_k: strength of the penalty on a change of scale and ratio (SiamRPN).
     window_influence: share of the cosine window in the ranking score.
     size_lr: learning rate of the box size.
-    calibration: (slope, offset) of the logistic map from the raw score's logit to the confidence (Platt scaling).
+    calibration: (slope, offset) of the logistic map from the raw score's logit to the confidence
+        (Platt scaling).
     """
 
     context_amount: float = 0.5
@@ -57,7 +64,9 @@ class TrackerSettings:
         for owner, given in ((cls, values), (PresenceSettings, presence)):
             known = {f.name for f in dataclasses.fields(owner)}
             if unknown := sorted(set(given) - known):
-                raise ValueError(f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}"
+                )
         if "calibration" in values:
             values["calibration"] = tuple(values["calibration"])
         return cls(**values, presence=PresenceSettings(**presence))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker: ``init`` on a box, then ``update`` with every frame. Knows no ROS and no training.
 
-Post-processing follows the Siamese-RPN family (SiamRPN, Li et al. 2018, section 3.4; SiamBAN, arXiv 2003.06761): a
-penalty on changes of scale and ratio, a cosine window, a smoothed size. What a frame costs outside the network is one
-crop of the search region and NumPy on a few hundred candidates.
+Post-processing follows the Siamese-RPN family (SiamRPN, Li et al. 2018, section 3.4; SiamBAN, arXiv
+2003.06761): a penalty on changes of scale and ratio, a cosine window, a smoothed size. What a frame
+costs outside the network is one crop of the search region and NumPy on a few hundred candidates.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,7 +47,9 @@ class TrackResult:
 
 @dataclass
 class _Target:
-    """Where a target was last seen: centre and size in image pixels, velocity in pixels a second."""
+    """Where a target was last seen: centre and size in image pixels, velocity in pixels a
+    second.
+    """
 
     template: Template
     cx: float
@@ -61,7 +64,9 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """The best box of a search window, in image pixels, with its raw score and its penalty factor."""
+    """The best box of a search window, in image pixels, with its raw score and its penalty
+    factor.
+    """
 
     cx: float
     cy: float
@@ -69,6 +74,14 @@ class _Candidate:
     h: float
     score: float
     penalty: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The search windows of one target in one image; none for a target that was given up."""
+
+    target: _Target
+    windows: list[CropWindow]
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,9 @@ class StudentShape:
     def coder(self) -> PointCoder | AnchorCoder:
         """The decoder of this architecture's regression maps."""
         if self.anchor_ratios:
-            return AnchorCoder(self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale)
+            return AnchorCoder(
+                self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale
+            )
         return PointCoder(self.cells, self.stride, self.search_size)
 
 
@@ -99,10 +114,13 @@ STUDENT_SHAPES = {
 class Tracker:
     """Tracks one target with one student. Not thread-safe: one thread owns it.
 
-    Build it with ``load_tracker``. Images are ``(H, W, 3)`` uint8 BGR arrays with any strides, or a ``Frame``.
+    Build it with ``load_tracker``. Images are ``(H, W, 3)`` uint8 BGR arrays with any strides, or a
+    ``Frame``.
     """
 
-    def __init__(self, engine: Engine, shape: StudentShape, settings: TrackerSettings) -> None:
+    def __init__(
+        self, engine: Engine, shape: StudentShape, settings: TrackerSettings, warm_up: bool = True
+    ) -> None:
         self._engine = engine
         self._shape = shape
         self.settings = settings
@@ -113,7 +131,8 @@ class Tracker:
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
         self._scan: Iterator[tuple[float, float]] = iter(())
-        engine.warm_up(shape.template_size, shape.search_size)
+        if warm_up:
+            engine.warm_up(shape.template_size, shape.search_size)
 
     @property
     def engine_name(self) -> str:
@@ -134,11 +153,14 @@ class Tracker:
         """Forget the target."""
         self._target = None
 
-    def init(self, image: np.ndarray | Frame, box: Sequence[float], stamp: float | None = None) -> None:
-        """Designate the target: ``box`` is x, y, w, h in pixels of ``image``, ``stamp`` the image's time in seconds.
+    def init(
+        self, image: np.ndarray | Frame, box: Sequence[float], stamp: float | None = None
+    ) -> None:
+        """Designate the target: ``box`` is x, y, w, h in pixels of ``image``, ``stamp`` the image's
+        time in seconds.
 
-        Raises ValueError (``InvalidBoxError``, ``BoxOutsideImageError``, or an unusable image) before the current
-        target is touched.
+        Raises ValueError (``InvalidBoxError``, ``BoxOutsideImageError``, or an unusable image)
+        before the current target is touched.
         """
         frame = as_frame(image)
         x, y, w, h = check_box(box, frame.width, frame.height)
@@ -150,76 +172,97 @@ class Tracker:
         self._presence = Presence(self.settings.presence)
 
     def update(self, image: np.ndarray | Frame, stamp: float | None = None) -> TrackResult:
-        """Find the target in the next image. ``stamp`` in seconds; without stamps 30 images a second are assumed.
+        """Find the target in the next image. ``stamp`` in seconds; without stamps 30 images a
+        second are assumed.
 
-        Raises RuntimeError when there is no target, and ValueError when the image is unusable; the target is kept.
+        Raises RuntimeError when there is no target, and ValueError when the image is unusable; the
+        target is kept.
+        """
+        return update_together([self], image, stamp)[0]
+
+    def sibling(self) -> Tracker:
+        """A tracker for another target on the same engine; ``update_together`` runs siblings as one
+        batch.
+        """
+        return Tracker(self._engine, self._shape, self.settings, warm_up=False)
+
+    def _plan(self, frame: Frame) -> _Plan:
+        """Where to look in the next image. Changes nothing but the image scale that the target is
+        kept in.
         """
         target = self._target
         if target is None:
             raise RuntimeError("no target: call init(image, box) first")
-        frame = as_frame(image)
         self._follow_resolution(target, frame)
+        state = self._presence.state
+        centres = [] if state == TrackState.GIVEN_UP else [(target.cx, target.cy)]
+        if state == TrackState.LOST:
+            # Around the last place, and at the next few windows of a scan that widens to the whole
+            # image.
+            centres += list(itertools.islice(self._scan, self.settings.presence.search_windows - 1))
+            if len(centres) == 1:
+                self._scan = self._scan_centres(target)
+        ratio = self._shape.search_size / self._shape.template_size
+        side = context_side(target.w, target.h, self.settings.context_amount) * ratio
+        windows = [CropWindow.around(cx, cy, side, self._shape.search_size) for cx, cy in centres]
+        return _Plan(target, windows)
+
+    def _conclude(
+        self, plan: _Plan, logits: np.ndarray, regression: np.ndarray, stamp: float | None
+    ) -> TrackResult:
+        """From the maps of the planned windows, ``(n, ...)`` each, to the target's new place and
+        state.
+        """
+        target = plan.target
         elapsed = self._elapsed(target, stamp)
         target.stamp = stamp
-        if self._presence.state == TrackState.LOST:
-            return self._search_lost(target, frame, elapsed)
-        if self._presence.state == TrackState.GIVEN_UP:
+        if not plan.windows:
             return self._result(target, 0.0)
-        return self._track(target, frame, elapsed)
-
-    def _track(self, target: _Target, frame: Frame, elapsed: float) -> TrackResult:
-        candidate = self._look(target, frame, [(target.cx, target.cy)], self.settings.window_influence)
+        lost = self._presence.state == TrackState.LOST
+        # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
+        # window.
+        influence = 0.0 if lost else self.settings.window_influence
+        candidate = max(
+            (
+                self._best(target, *maps, influence)
+                for maps in zip(plan.windows, logits, regression, strict=True)
+            ),
+            key=lambda candidate: candidate.score,
+        )
         confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
-        if confidence >= self.settings.presence.lost_below:
+        if lost:
+            self._look_again(target, candidate, confidence)
+        elif confidence >= self.settings.presence.lost_below:
             self._follow(target, candidate, elapsed)
         else:
             self._coast(target, elapsed)
         self._keep_inside(target)
-        if self._presence.step(confidence, elapsed) == TrackState.LOST:
+        if self._presence.step(confidence, elapsed) == TrackState.LOST and not lost:
             self._scan = self._scan_centres(target)
         return self._result(target, confidence)
 
-    def _search_lost(self, target: _Target, frame: Frame, elapsed: float) -> TrackResult:
-        """Look around the last place and at the next few windows of a scan that widens to the whole image."""
-        centres = [(target.cx, target.cy)]
-        for _ in range(self.settings.presence.search_windows - 1):
-            centre = next(self._scan, None)
-            if centre is None:
-                self._scan = self._scan_centres(target)
-                break
-            centres.append(centre)
-        candidate = self._look(target, frame, centres, 0.0)
-        confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
+    def _look_again(self, target: _Target, candidate: _Candidate, confidence: float) -> None:
+        """Search around a promising place first in the next image: one resemblance alone is no
+        re-acquisition.
+        """
         if confidence >= self.settings.presence.reacquire_above:
-            # The next frame looks here first, so that a chance resemblance is not taken for the target.
             target.cx, target.cy = candidate.cx, candidate.cy
             target.vx = target.vy = 0.0
-            self._keep_inside(target)
-        self._presence.step(confidence, elapsed)
-        return self._result(target, confidence)
-
-    def _look(
-        self, target: _Target, frame: Frame, centres: list[tuple[float, float]], window_influence: float
-    ) -> _Candidate:
-        """The best candidate of search windows around ``centres``, in one batch."""
-        ratio = self._shape.search_size / self._shape.template_size
-        side = context_side(target.w, target.h, self.settings.context_amount) * ratio
-        windows = [CropWindow.around(cx, cy, side, self._shape.search_size) for cx, cy in centres]
-        patches = np.stack([crop(frame, window) for window in windows])
-        classification, regression = self._engine.search(target.template, patches)
-        candidates = (
-            self._best(target, window, classification[i], regression[i], window_influence)
-            for i, window in enumerate(windows)
-        )
-        return max(candidates, key=lambda candidate: candidate.score)
 
     def _best(
-        self, target: _Target, window: CropWindow, logits: np.ndarray, regression: np.ndarray, influence: float
+        self,
+        target: _Target,
+        window: CropWindow,
+        logits: np.ndarray,
+        regression: np.ndarray,
+        influence: float,
     ) -> _Candidate:
         background, foreground = logits.reshape(2, -1)
         scores = 1.0 / (1.0 + np.exp(np.clip(background - foreground, -50.0, 50.0)))
         boxes = self._coder.decode(regression)
-        penalty = self._penalty(boxes[:, 2], boxes[:, 3], target.w / window.scale, target.h / window.scale)
+        penalty = self._penalty(
+            boxes[:, 2], boxes[:, 3], target.w / window.scale, target.h / window.scale
+        )
         ranking = penalty * scores * (1.0 - influence) + self._cosine * influence
         best = int(ranking.argmax())
         cx, cy = window.to_image(float(boxes[best, 0]), float(boxes[best, 1]))
@@ -227,7 +270,9 @@ class Tracker:
         return _Candidate(cx, cy, w, h, float(scores[best]), float(penalty[best]))
 
     def _penalty(self, w: np.ndarray, h: np.ndarray, last_w: float, last_h: float) -> np.ndarray:
-        """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN, equation 12)."""
+        """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN,
+        equation 12).
+        """
         scale = np.sqrt((w + (w + h) / 2) * (h + (w + h) / 2)) / context_side(last_w, last_h, 0.5)
         aspect = (last_w / last_h) / (w / h)
         change = np.maximum(scale, 1.0 / scale) * np.maximum(aspect, 1.0 / aspect)
@@ -244,7 +289,9 @@ class Tracker:
         target.h += rate * (candidate.h - target.h)
 
     def _coast(self, target: _Target, elapsed: float) -> None:
-        """Go on with the last velocity, fading, while nothing in the search region looks like the target."""
+        """Go on with the last velocity, fading, while nothing in the search region looks like the
+        target.
+        """
         target.cx += target.vx * elapsed
         target.cy += target.vy * elapsed
         target.vx *= _COAST_DECAY
@@ -258,7 +305,9 @@ class Tracker:
         target.h = min(max(target.h, 4.0), float(height))
 
     def _follow_resolution(self, target: _Target, frame: Frame) -> None:
-        """A camera that changes its resolution shows the same scene: the target's place scales with it."""
+        """A camera that changes its resolution shows the same scene: the target's place scales with
+        it.
+        """
         old_width, old_height = target.image_size
         if (frame.width, frame.height) == target.image_size:
             return
@@ -271,13 +320,17 @@ class Tracker:
 
     @staticmethod
     def _elapsed(target: _Target, stamp: float | None) -> float:
-        """Seconds since the last image; a stamp that jumped backwards counts as one nominal period."""
+        """Seconds since the last image; a stamp that jumped backwards counts as one nominal
+        period.
+        """
         if stamp is None or target.stamp is None or stamp <= target.stamp:
             return NOMINAL_PERIOD
         return stamp - target.stamp
 
     def _scan_centres(self, target: _Target) -> Iterator[tuple[float, float]]:
-        """Centres of half-overlapping search windows over the whole image, nearest to the last place first."""
+        """Centres of half-overlapping search windows over the whole image, nearest to the last
+        place first.
+        """
         ratio = self._shape.search_size / self._shape.template_size
         step = max(8.0, context_side(target.w, target.h, self.settings.context_amount) * ratio / 2)
         width, height = target.image_size
@@ -293,9 +346,50 @@ class Tracker:
         if state in (TrackState.TRACKING, TrackState.UNCERTAIN):
             width, height = target.image_size
             left, top = max(target.cx - target.w / 2, 0.0), max(target.cy - target.h / 2, 0.0)
-            right, bottom = min(target.cx + target.w / 2, width), min(target.cy + target.h / 2, height)
+            right, bottom = (
+                min(target.cx + target.w / 2, width),
+                min(target.cy + target.h / 2, height),
+            )
             box = (left, top, right - left, bottom - top)
         return TrackResult(box, confidence, state, self._presence.reacquisitions)
+
+
+def update_together(
+    trackers: Sequence[Tracker], image: np.ndarray | Frame, stamp: float | None = None
+) -> list[TrackResult]:
+    """``Tracker.update`` for several targets in one image, their search windows as one batch on the
+    shared engine.
+
+    ``trackers`` are one tracker and its siblings; ValueError when they are not. Raises what
+    ``Tracker.update`` raises, before any target has moved on.
+    """
+    if not trackers:
+        return []
+    engine = trackers[0]._engine
+    if any(tracker._engine is not engine for tracker in trackers):
+        raise ValueError(
+            "trackers updated together must be siblings on one engine: "
+            "make them with Tracker.sibling()"
+        )
+    frame = as_frame(image)
+    plans = [tracker._plan(frame) for tracker in trackers]
+    counts = [len(plan.windows) for plan in plans]
+    patches = [crop(frame, window) for plan in plans for window in plan.windows]
+    if not patches:
+        empty = np.empty((0, 0))
+        return [
+            t._conclude(plan, empty, empty, stamp) for t, plan in zip(trackers, plans, strict=True)
+        ]
+    template = engine.join([plan.target.template for plan in plans], counts)
+    logits, regression = engine.search(
+        template, np.stack(patches) if len(patches) > 1 else patches[0][None]
+    )
+    results, first = [], 0
+    for tracker, plan, count in zip(trackers, plans, counts, strict=True):
+        maps = slice(first, first + count)
+        results.append(tracker._conclude(plan, logits[maps], regression[maps], stamp))
+        first += count
+    return results
 
 
 def tracker_from_checkpoint(
@@ -304,7 +398,10 @@ def tracker_from_checkpoint(
     """``load_tracker`` for a checkpoint already in memory."""
     if checkpoint.architecture not in STUDENT_SHAPES:
         known = ", ".join(sorted(STUDENT_SHAPES))
-        raise CheckpointError(f"{checkpoint.path}: unknown architecture {checkpoint.architecture!r}: known are {known}")
+        raise CheckpointError(
+            f"{checkpoint.path}: unknown architecture {checkpoint.architecture!r}: "
+            f"known are {known}"
+        )
     runtime = create_engine(checkpoint, device, engine, threads)
     return Tracker(runtime, STUDENT_SHAPES[checkpoint.architecture], checkpoint.settings)
 
@@ -323,7 +420,8 @@ def load_tracker(
     engine: ``auto``, ``onnxruntime`` or ``torch``; threads: CPU threads of the engine.
     settings: instead of those in the checkpoint.
 
-    Raises CheckpointError for an unusable file and EngineError for a device or engine that cannot be had.
+    Raises CheckpointError for an unusable file and EngineError for a device or engine that cannot
+    be had.
     """
     loaded = load_checkpoint(checkpoint)
     if settings is not None:

@@ -30,13 +30,18 @@ def test_check_box_keeps_the_part_inside():
     assert check_box(np.array([1, 2, 3, 4], np.float32), 100, 80) == (1.0, 2.0, 3.0, 4.0)
 
 
-@pytest.mark.parametrize("box", [(1, 2, 3), (1, 2, float("nan"), 4), (0, 0, float("inf"), 4), (5, 5, 0, 9), (5, 5, 9, -1)])
+@pytest.mark.parametrize(
+    "box",
+    [(1, 2, 3), (1, 2, float("nan"), 4), (0, 0, float("inf"), 4), (5, 5, 0, 9), (5, 5, 9, -1)],
+)
 def test_check_box_refuses_what_is_no_box(box):
     with pytest.raises(InvalidBoxError):
         check_box(box, 100, 80)
 
 
-@pytest.mark.parametrize("box", [(200, 0, 10, 10), (0, -50, 10, 10), (-90, 10, 100, 10), (99, 79, 50, 50)])
+@pytest.mark.parametrize(
+    "box", [(200, 0, 10, 10), (0, -50, 10, 10), (-90, 10, 100, 10), (99, 79, 50, 50)]
+)
 def test_check_box_refuses_what_is_off_the_image(box):
     with pytest.raises(BoxOutsideImageError, match="100x80"):
         check_box(box, 100, 80)

@@ -12,9 +12,19 @@ import torch
 from mlkd_ros.distillation.export import export_onnx
 from mlkd_ros.distillation.student import start_student, write_student
 from mlkd_ros.tracking import CheckpointError, EngineError, TrackerSettings, load_tracker
-from mlkd_ros.tracking.checkpoint import Checkpoint, default_checkpoint, load_checkpoint, save_checkpoint
+from mlkd_ros.tracking.checkpoint import (
+    Checkpoint,
+    default_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from mlkd_ros.tracking.engine import create_engine, resolve_device
-from mlkd_ros.tracking.network import ARCHITECTURES, build_student, depthwise_correlation, fuse_batch_norm
+from mlkd_ros.tracking.network import (
+    ARCHITECTURES,
+    build_student,
+    depthwise_correlation,
+    fuse_batch_norm,
+)
 from mlkd_ros.tracking.tracker import STUDENT_SHAPES
 
 
@@ -45,7 +55,9 @@ def test_shapes_known_to_the_tracker_are_those_of_the_network(architecture):
     assert (student.cells, student.stride) == (shape.cells, shape.stride)
     anchors = max(1, len(shape.anchor_ratios))
     with torch.no_grad():
-        output = student(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, *[shape.search_size] * 2) * 255)
+        output = student(
+            torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, *[shape.search_size] * 2) * 255
+        )
     assert output.classification.shape == (2, 2 * anchors, shape.cells, shape.cells)
     assert output.regression.shape == (2, 4 * anchors, shape.cells, shape.cells)
     assert shape.coder().decode(output.regression[0].numpy()).shape == (anchors * shape.cells**2, 4)
@@ -97,8 +109,13 @@ def test_the_shipped_student_is_whole_and_small():
 
 
 def test_a_cpu_drone_does_not_import_torch():
-    code = "import sys; from mlkd_ros.tracking import load_tracker; load_tracker(device='cpu'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import sys; from mlkd_ros.tracking import load_tracker; load_tracker(device='cpu');"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -131,7 +148,9 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path):
 
 def test_another_architecture_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
-    save_checkpoint(Checkpoint("mobile_s99", TrackerSettings(), {"x": np.zeros(1, np.float32)}), path)
+    save_checkpoint(
+        Checkpoint("mobile_s99", TrackerSettings(), {"x": np.zeros(1, np.float32)}), path
+    )
     with pytest.raises(CheckpointError, match=r"other.safetensors.*mobile_s99"):
         load_tracker(path)
     with pytest.raises(CheckpointError, match="mobile_s99.*alexnet_rpn"):

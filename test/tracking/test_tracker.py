@@ -5,8 +5,14 @@ import cv2
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking import BoxOutsideImageError, InvalidBoxError, TrackState, load_tracker
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.tracking import (
+    BoxOutsideImageError,
+    InvalidBoxError,
+    TrackState,
+    load_tracker,
+    update_together,
+)
+from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
 
 SIZE = (640, 360)
@@ -119,14 +125,12 @@ def test_two_runs_are_the_same(tracker):
 
 
 def test_asks_the_frame_for_the_search_region_only(tracker):
-    class Counting(Frame):
-        def __init__(self, array):
-            self.array, self.height, self.width = array, *array.shape[:2]
-            self.pixels = 0
+    class Counting(BgrFrame):
+        pixels = 0
 
         def window(self, x0, y0, x1, y1):
             self.pixels += (x1 - x0) * (y1 - y0)
-            return self.array[y0:y1, x0:x1]
+            return super().window(x0, y0, x1, y1)
 
     image, box = scene(*path(0))
     tracker.init(image, box)
@@ -142,3 +146,26 @@ def test_target_at_the_border_stays_in_the_image(tracker):
         if result.box is not None:
             x, y, w, h = result.box
             assert x >= 0 and y >= 0 and x + w <= SIZE[0] + 1e-6 and y + h <= SIZE[1] + 1e-6
+
+
+def test_siblings_in_one_batch_see_what_each_alone_would(tracker):
+    def two_cars(i):
+        image, first = scene(*path(i))
+        x, y = 500 - 4 * i, 250
+        image[y : y + 26, x : x + 48] = scene(60, 60)[0][60:86, 60:108]
+        return image, [first, (x, y, 48, 26)]
+
+    alone, together = [], []
+    pair = [tracker, tracker.sibling()]
+    image, boxes = two_cars(0)
+    for each, box in zip(pair, boxes, strict=True):
+        each.init(image, box)
+        alone.append([each.update(two_cars(i)[0]) for i in range(1, 6)])
+    for each, box in zip(pair, boxes, strict=True):
+        each.init(image, box)
+    together = list(zip(*(update_together(pair, two_cars(i)[0]) for i in range(1, 6)), strict=True))
+    for one, other in zip(alone, together, strict=True):
+        assert [r.box for r in one] == [pytest.approx(r.box, abs=0.01) for r in other]
+    with pytest.raises(ValueError, match="sibling"):
+        update_together([tracker, load_tracker(device="cpu")], image)
+    assert update_together([], image) == []
