@@ -74,7 +74,7 @@ class Settings:
     max_targets: int = declaration(
         1,
         "Targets followed at once. With 1, a new target replaces the old one; with more, the "
-        "service refuses one too many. Each costs the time of a whole tracker.",
+        "service refuses one too many. The network runs on all of them in one batch.",
         low=1,
         high=16,
     )

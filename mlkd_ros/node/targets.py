@@ -10,7 +10,6 @@ import contextlib
 import enum
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
@@ -20,6 +19,7 @@ from mlkd_ros.tracking import (
     Tracker,
     TrackResult,
     TrackState,
+    update_together,
 )
 from mlkd_ros.tracking.encoding import UnusableImageError
 
@@ -66,7 +66,7 @@ class Designation:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """One target on one image: what the tracker said, and the seconds that it took."""
+    """One target on one image: what the tracker said, and the seconds that all targets took."""
 
     target_id: str
     result: TrackResult
@@ -90,23 +90,22 @@ class _Target:
 
 
 class TargetSet:
-    """Up to `max_targets` targets, each with a tracker of its own.
+    """Up to `max_targets` targets, each with a sibling of `tracker`, all on its one engine.
 
-    One tracker more than that stands by: a new target is started and brought up to date on it, and
-    takes its place only when all of that went well.
+    A new target is started and brought up to date on a sibling of its own; only when all of that
+    went well does it take its place, or another's.
     """
 
-    def __init__(self, make_tracker: Callable[[], Tracker], max_targets: int) -> None:
+    def __init__(self, tracker: Tracker, max_targets: int) -> None:
+        self._tracker = tracker
         self._max_targets = max_targets
-        self._spare = [make_tracker() for _ in range(max_targets + 1)]
         self._targets: dict[str, _Target] = {}
         self._last_id = 0
 
     @property
     def engine_name(self) -> str:
         """What runs the network, and where."""
-        trackers = [*self._spare, *(target.tracker for target in self._targets.values())]
-        return trackers[0].engine_name
+        return self._tracker.engine_name
 
     @property
     def states(self) -> dict[str, TrackState]:
@@ -118,16 +117,14 @@ class TargetSet:
 
         Raises ValueError if the image's pixels turn out to be unusable; the targets are kept.
         """
-        return [
-            known if known and known.target_id == name else _step(name, target, held)
-            for name, target in self._targets.items()
-        ]
+        others = {n: t for n, t in self._targets.items() if known is None or n != known.target_id}
+        reports = _step(others, held)
+        return [*reports, known] if known else reports
 
     def forget(self) -> list[str]:
         """Stop following; the ids that were followed."""
         names = list(self._targets)
-        for name in names:
-            self._release(name)
+        self._targets.clear()
         return names
 
     def designate(
@@ -142,22 +139,21 @@ class TargetSet:
         replaced = self._to_replace(request.target_id)
         start = _image_seen(request.stamp, history)
         box = _full_resolution(request, start)
-        tracker = self._spare.pop()
         try:
-            _init(tracker, start, box)
-            target = _Target(tracker)
+            target = _Target(self._tracker.sibling())
+            _init(target.tracker, start, box)
             name = request.target_id or self._next_id()
             newest, count, report = _catch_up(name, target, start, history, catch_up_duration)
         except DesignationError:
-            self._spare.append(tracker)
             raise
+        except UnusableImageError as error:
+            raise DesignationError(Code.UNUSABLE_IMAGE, str(error)) from error
         except Exception as error:
-            self._spare.append(tracker)
             raise DesignationError(
                 Code.INTERNAL_ERROR, f"the tracker failed: {type(error).__name__}: {error}"
             ) from error
         if replaced is not None:
-            self._release(replaced)
+            del self._targets[replaced]
         self._targets[name] = target
         return Designated(start, newest, count, report)
 
@@ -187,11 +183,6 @@ class TargetSet:
             self._last_id += 1
             if str(self._last_id) not in self._targets:
                 return str(self._last_id)
-
-    def _release(self, name: str) -> None:
-        tracker = self._targets.pop(name).tracker
-        tracker.reset()
-        self._spare.append(tracker)
 
 
 def _image_seen(stamp: int, history: FrameHistory) -> HeldFrame:
@@ -238,11 +229,16 @@ def _init(tracker: Tracker, held: HeldFrame, box: Box) -> None:
         raise DesignationError(Code.UNUSABLE_IMAGE, str(error)) from error
 
 
-def _step(name: str, target: _Target, held: HeldFrame) -> TargetReport:
+def _step(targets: dict[str, _Target], held: HeldFrame) -> list[TargetReport]:
     begin = time.perf_counter()
-    result = target.tracker.update(held.frame, held.stamp * 1e-9)
-    target.state = result.state
-    return TargetReport(name, result, time.perf_counter() - begin)
+    trackers = [target.tracker for target in targets.values()]
+    results = update_together(trackers, held.frame, held.stamp * 1e-9)
+    seconds = time.perf_counter() - begin
+    for target, result in zip(targets.values(), results, strict=True):
+        target.state = result.state
+    return [
+        TargetReport(name, result, seconds) for name, result in zip(targets, results, strict=True)
+    ]
 
 
 def _catch_up(
@@ -255,14 +251,13 @@ def _catch_up(
         # Evenly, as many as there is time for at the pace so far: the next one is this far ahead.
         affordable = (duration - spent) * count / spent if count else len(ahead)
         held = ahead[math.ceil(len(ahead) / max(affordable, 1.0)) - 1]
-        with contextlib.suppress(
-            UnusableImageError
-        ):  # Found out only now; the next one may be good.
-            report = _step(name, target, held)
+        # That an image cannot be decoded may be found out only here; the next one may be good.
+        with contextlib.suppress(UnusableImageError):
+            report = _step({name: target}, held)[0]
             count += 1
         spent = time.monotonic() - begin
     newest = history.newest() or held
     if report is None or newest.number > held.number:
-        held, report = newest, _step(name, target, newest)
+        held, report = newest, _step({name: target}, newest)[0]
         count += held is not start
     return held, count, report

@@ -313,14 +313,13 @@ class TrackerNode(Node):
         settings = self._declared.settings
         # OpenCV's own threads would compete with the network's for a crop's worth of work.
         cv2.setNumThreads(settings.threads)
-        make = partial(
-            load_tracker,
+        tracker = load_tracker(
             settings.checkpoint or None,
             device=settings.device,
             engine=settings.engine,
             threads=settings.threads,
         )
-        targets = TargetSet(make, settings.max_targets)
+        targets = TargetSet(tracker, settings.max_targets)
         weights = settings.checkpoint or "the student that ships with the package"
         self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
         return targets

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene with a target, the tracker in a process of its own, and a ground station to talk to it."""
+"""A scene with a target, the tracker as a process, and a ground station to talk to it."""
 
 from __future__ import annotations
 
-import array
-import os
+import contextlib
 import signal
 import subprocess
-import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,11 +17,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
+from mlkd_ros.share import share_directory
+from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
 
 PERIOD = 1 / 30
@@ -58,81 +57,19 @@ class Scene:
         return image
 
 
-def image_message(
-    pixels: np.ndarray,
-    stamp: int,
-    encoding: str = "bgr8",
-    *,
-    size: tuple[int, int] | None = None,
-    padding: int = 0,
-    bigendian: bool = False,
-) -> Image:
-    """`pixels` (rows first) as a message; `size` is width, height where rows say something else."""
-    rows = pixels.reshape(len(pixels), -1)
-    if bigendian:
-        rows = rows.astype(rows.dtype.newbyteorder(">"))
-    raw = np.ascontiguousarray(rows).view(np.uint8)
-    raw = np.pad(raw, ((0, 0), (0, padding)), constant_values=77)
-    width, height = size or (pixels.shape[1], pixels.shape[0])
-    message = Image(
-        width=width,
-        height=height,
-        encoding=encoding,
-        step=raw.shape[1],
-        is_bigendian=int(bigendian),
-        data=array.array("B", raw.tobytes()),
-    )
-    message.header.stamp = time_message(stamp)
-    message.header.frame_id = "camera_optical"
-    return message
-
-
-def encoded(bgr: np.ndarray, encoding: str, stamp: int, padding: int = 0) -> Image:
-    """A BGR image in any of the encodings that the node reads, as a camera would send it."""
-    height, width = bgr.shape[:2]
-    kwargs: dict = {"padding": padding}
-    grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-    if encoding in ("bgr8", "8UC3"):
-        pixels = bgr
-    elif encoding == "rgb8":
-        pixels = bgr[..., ::-1]
-    elif encoding in ("bgra8", "8UC4"):
-        pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)
-    elif encoding == "rgba8":
-        pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)
-    elif encoding in ("mono8", "8UC1"):
-        pixels = grey
-    elif encoding in ("mono16", "16UC1"):
-        pixels = grey.astype(np.uint16) * 257
-        kwargs["bigendian"] = encoding == "mono16"
-    elif encoding.startswith("bayer_"):
-        pixels = np.zeros((height, width), np.uint8)
-        for position, letter in enumerate(encoding[6:10]):
-            plane = np.s_[position // 2 :: 2, position % 2 :: 2]
-            pixels[plane] = bgr[..., "bgr".index(letter)][plane]
-    else:
-        pixels = _yuv(bgr, encoding)
-        kwargs["size"] = (width, height)
-    return image_message(pixels, stamp, encoding, **kwargs)
-
-
-def _yuv(bgr: np.ndarray, encoding: str) -> np.ndarray:
-    height, width = bgr.shape[:2]
-    planes = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420)
-    luma = planes[:height]
-    u, v = planes[height:].reshape(2, height // 2, width // 2)
-    if encoding == "nv12":
-        return np.concatenate((luma, np.stack((u, v), -1).reshape(height // 2, width)))
-    chroma = np.stack((u, v), -1).reshape(height // 2, width).repeat(2, axis=0)
-    pair = (chroma, luma) if encoding in ("yuv422", "uyvy") else (luma, chroma)
-    return np.stack(pair, -1)
+def image_of(bgr: np.ndarray, stamp: int, encoding: str = "bgr8") -> Image:
+    """A BGR image as the message of a camera."""
+    header = Header(stamp=time_message(stamp), frame_id="camera_optical")
+    return image_message(bgr, header, encoding)
 
 
 class TrackerProcess:
     """The executable `tracker`, started with parameters; its log is collected."""
 
     def __init__(self, *arguments: str, **parameters: object) -> None:
-        command = [str(Path(sysconfig.get_path("scripts")) / "tracker"), *arguments, "--ros-args"]
+        # Where `ros2 run` takes it from, in an installation of either kind.
+        executable = share_directory().parents[1] / "lib" / "mlkd_ros" / "tracker"
+        command = [str(executable), *arguments, "--ros-args"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ["-p", f"{name}:={text}"]
@@ -192,10 +129,8 @@ class GroundStation:
         self.last_stamp = 0
 
     def _spin(self) -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
     def _on_detections(self, message: Detection2DArray) -> None:
         self.detections[nanoseconds(message.header.stamp)] = message
@@ -267,13 +202,3 @@ def wait_until(
 def only_box(message: Detection2DArray) -> tuple[float, float, float, float]:
     assert len(message.detections) == 1
     return box_from_message(message.detections[0].bbox)
-
-
-def own_domain() -> None:
-    """Keep this test run's DDS traffic from others on the machine, and check message fields."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + (os.getpid() + int(worker)) % 100))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
-
-

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What diagnostics say in each situation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from mlkd_ros.node import diagnostics
+from mlkd_ros.node.diagnostics import Latency, Monitor, Snapshot, diagnostic_statuses
+from mlkd_ros.tracking import TrackState
+
+GOOD = Snapshot(
+    topic="/mlkd/image",
+    silent=False,
+    silence=0.02,
+    publishers=1,
+    received=100,
+    input_rate=30.0,
+    output_rate=29.0,
+    problem="",
+    unusable=Counter(),
+    qos_problem="",
+    loading=False,
+    engine="engine",
+    processed=90,
+    dropped=Counter(busy=8, loading=2),
+    latency=Latency(0.02, 0.03, 0.04, 0.05),
+    states={"1": TrackState.TRACKING},
+)
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "words"),
+    [
+        ({}, OK, "30.0 Hz on /mlkd/image"),
+        ({"received": 0}, OK, "waiting for the first image on /mlkd/image"),
+        (
+            {"silent": True, "silence": 2.0, "publishers": 0},
+            ERROR,
+            "no image for 2.0 s on /mlkd/image: nobody publishes it",
+        ),
+        ({"silent": True, "silence": 2.0}, ERROR, "though it has 1 publisher"),
+        ({"silent": True, "qos_problem": "camera offers X"}, ERROR, "camera offers X"),
+        ({"qos_problem": "camera offers X"}, WARN, "camera offers X"),
+        ({"problem": "step is 0"}, ERROR, "unusable images on /mlkd/image: step is 0"),
+    ],
+)
+def test_about_the_images(change: dict, level: bytes, words: str) -> None:
+    status = diagnostic_statuses("/mlkd/tracker", dataclasses.replace(GOOD, **change))[0]
+    assert (status.name, status.level) == ("/mlkd/tracker: images", level)
+    assert words in status.message
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "words"),
+    [
+        ({}, OK, "target 1 TRACKING"),
+        ({"states": {}}, OK, "no target"),
+        ({"states": {"1": TrackState.LOST}}, WARN, "target 1 LOST"),
+        ({"loading": True}, WARN, "loading"),
+        ({"latency": Latency(1e9, 1e9, 1e9, 1e9)}, WARN, "set use_sim_time"),
+    ],
+)
+def test_about_the_tracking(change: dict, level: bytes, words: str) -> None:
+    status = diagnostic_statuses("/mlkd/tracker", dataclasses.replace(GOOD, **change))[1]
+    assert (status.name, status.level) == ("/mlkd/tracker: tracking", level)
+    assert words in status.message
+    assert status.hardware_id == "engine"
+
+
+def test_values() -> None:
+    images, tracking = (
+        {item.key: item.value for item in status.values}
+        for status in diagnostic_statuses(
+            "x", dataclasses.replace(GOOD, unusable=Counter(step=3, empty=1))
+        )
+    )
+    assert (images["unusable"], images["unusable: step"]) == ("4", "3")
+    assert (tracking["dropped"], tracking["dropped: busy"]) == ("10", "8")
+    assert tracking["latency p99 (ms)"] == "40.0"
+
+
+def test_latency_percentiles() -> None:
+    latency = Latency.of([value / 1000 for value in range(101)])
+    assert latency == Latency(0.05, 0.095, 0.099, 0.1)
+    assert math.isnan(Latency.of([]).median)
+
+
+def test_silence_is_told_once_when_it_begins_and_once_when_it_ends(monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now)
+    monitor = Monitor()
+    assert monitor.silence_changed(2.0) is None
+    now = 102.5
+    assert monitor.silence_changed(2.0) is True
+    assert monitor.silence_changed(2.0) is None
+    monitor.arrived()
+    assert monitor.silence_changed(2.0) is False
+    assert monitor.silence_changed(2.0) is None
+
+
+def test_rates_are_of_late(monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now)
+    monitor = Monitor()
+    for index in range(60):
+        now = 100.0 + index / 10
+        monitor.arrived()
+        if index % 2:
+            monitor.published(0.02)
+    assert monitor.rates() == (pytest.approx(10.0), pytest.approx(5.0))
+    now += 10
+    assert monitor.rates() == (0.0, 0.0)
+    assert monitor.latency().median == 0.02

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the history holds, and which image it finds for a stamp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
+from mlkd_ros.tracking.frame import BgrFrame
+
+FRAME = BgrFrame(np.zeros((4, 4, 3), np.uint8))
+MS = 1_000_000
+START = 1_700_000_000_000_000_000
+
+
+def history_of(*milliseconds: int, seconds: float = 10.0, nbytes: int = 10**9) -> FrameHistory:
+    history = FrameHistory(seconds, nbytes)
+    for number, offset in enumerate(milliseconds, 1):
+        history.add(HeldFrame(FRAME, START + offset * MS, number, 100))
+    return history
+
+
+def held_at(history: FrameHistory, milliseconds: float) -> int:
+    return (history.at(START + int(milliseconds * MS)).stamp - START) // MS
+
+
+def test_bounded_in_time() -> None:
+    history = history_of(*range(0, 5000, 100), seconds=1.0)
+    assert len(history) == 11
+    assert history.seconds == pytest.approx(1.0)
+
+
+def test_bounded_in_bytes_but_the_newest_is_always_held() -> None:
+    history = history_of(*range(0, 1000, 100), nbytes=350)
+    assert (len(history), history.nbytes) == (3, 300)
+    assert len(history_of(0, 100, nbytes=10)) == 1
+    assert len(history_of(0, 100, seconds=0.0)) == 1
+
+
+def test_exact_stamp() -> None:
+    assert held_at(history_of(0, 33, 67, 100), 67) == 67
+
+
+def test_nearest_when_the_operator_saw_an_image_that_was_lost_here() -> None:
+    history = history_of(0, 33, 133, 167, 200)
+    assert held_at(history, 70) == 33
+    assert held_at(history, 95) == 133
+
+
+def test_half_an_interval_past_either_end() -> None:
+    history = history_of(0, 40, 80, 120)
+    assert held_at(history, -19) == 0
+    assert held_at(history, 139) == 120
+    for outside in (-21, 141):
+        with pytest.raises(StampOutsideHistoryError, match="of 4 images spans .*0.021 s away"):
+            held_at(history, outside)
+
+
+def test_the_refusal_names_the_span_to_the_nanosecond() -> None:
+    with pytest.raises(
+        StampOutsideHistoryError,
+        match=r"stamp 5.000000000 .* spans 1700000000.000000000 to 1700000000.100000000 s "
+        r"\(0.100 s\)",
+    ):
+        history_of(0, 50, 100).at(5 * 10**9)
+
+
+def test_no_image_is_near_in_the_middle_of_a_long_gap() -> None:
+    history = history_of(0, 33, 2033, 2067)
+    assert held_at(history, 200) == 33
+    with pytest.raises(StampOutsideHistoryError, match="0.967 s away"):
+        held_at(history, 1000)
+
+
+def test_empty_and_single() -> None:
+    with pytest.raises(StampOutsideHistoryError, match="no image"):
+        FrameHistory(1.0, 100).at(5)
+    assert FrameHistory(1.0, 100).newest() is None
+    assert held_at(history_of(500), 540) == 500
+
+
+def test_stamps_that_go_backwards_clear_it() -> None:
+    history = history_of(1000, 1033, 1067)
+    assert history.add(HeldFrame(FRAME, START, 4, 100)) is True
+    assert history.add(HeldFrame(FRAME, START + 33 * MS, 5, 100)) is False
+    assert [held.number for held in history.after(0)] == [4, 5]
+    assert history.nbytes == 200
+
+
+def test_equal_stamps_are_told_apart_by_number() -> None:
+    history = history_of(0, 0, 0)
+    assert [held.number for held in history.after(1)] == [2, 3]
+    assert history.newest().number == 3

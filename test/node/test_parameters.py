@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters: declared once, described, bounded, and the same in config/tracker.yaml."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+import yaml
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from mlkd_ros.node.parameters import ParameterError, Parameters, Settings, default_settings
+from mlkd_ros.share import share_directory
+
+SOURCE = Path(__file__).resolve().parents[2] / "config" / "tracker.yaml"
+
+
+@pytest.fixture
+def make_node() -> Iterator:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    nodes = []
+
+    def make(**values: object) -> Node:
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        nodes.append(Node("parameters", context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize("folder", ["source", "installed"])
+def test_the_file_lists_every_parameter_at_its_default(folder: str) -> None:
+    installed = share_directory() / "config" / "tracker.yaml"
+    path = SOURCE if folder == "source" else installed
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    listed = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    declared = dataclasses.asdict(default_settings())
+    assert listed == declared
+    assert {k: type(v) for k, v in listed.items()} == {k: type(v) for k, v in declared.items()}
+
+
+def test_every_parameter_is_described_and_bounded(make_node) -> None:
+    node = make_node()
+    Parameters(node)
+    changeable = set()
+    for field in dataclasses.fields(Settings):
+        descriptor = node.describe_parameter(field.name)
+        assert len(descriptor.description) > 20, field.name
+        assert descriptor.description.endswith("."), field.name
+        if isinstance(field.default, (int, float)):
+            assert descriptor.integer_range or descriptor.floating_point_range, field.name
+        if not descriptor.read_only:
+            changeable.add(field.name)
+    assert changeable == {
+        "catch_up_duration",
+        "class_id",
+        "silence_timeout",
+        "overlay_width",
+        "overlay_rate",
+    }
+
+
+def test_a_set_is_validated_then_applied(make_node) -> None:
+    node = make_node()
+    parameters = Parameters(node)
+    results = node.set_parameters([Parameter("overlay_width", value=320)])
+    assert results[0].successful
+    assert parameters.settings.overlay_width == 320
+    results = node.set_parameters([Parameter("overlay_width", value=3)])
+    assert not results[0].successful
+    results = node.set_parameters([Parameter("threads", value=2)])
+    assert not results[0].successful
+    assert "read" in results[0].reason
+    together = [Parameter("class_id", value="boat"), Parameter("overlay_rate", value=-1.0)]
+    assert not node.set_parameters_atomically(together).successful
+    assert (parameters.settings.class_id, parameters.settings.overlay_rate) == ("target", 10.0)
+
+
+def test_without_post_set_callbacks_as_on_humble(make_node, monkeypatch) -> None:
+    monkeypatch.delattr(Node, "add_post_set_parameters_callback")
+    node = make_node()
+    parameters = Parameters(node)
+    node.set_parameters([Parameter("class_id", value="boat")])
+    assert parameters.settings.class_id == "boat"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"reliability": "maybe"}, "'reliability' is 'maybe', it must be one of best_effort"),
+        ({"mono16_black": 5000, "mono16_white": 4095}, r"'mono16_black' \(5000\) must be below"),
+        ({"image_topic": ""}, "'image_topic' is empty"),
+    ],
+)
+def test_impossible_values_at_the_start(make_node, values: dict, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        Parameters(make_node(**values))
+
+
+def test_out_of_range_at_the_start(make_node) -> None:
+    with pytest.raises(InvalidParameterValueException, match="history_duration out of range"):
+        Parameters(make_node(history_duration=-1.0))
