@@ -7,6 +7,7 @@ axis is dynamic (several targets, or several windows while a target is lost).
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 
@@ -48,6 +49,12 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
             input_names=names, output_names=outputs, dynamic_axes=axes,
         )  # fmt: skip
     return buffer.getvalue()
+
+
+def check_exporter() -> None:
+    """ImportError when a student could be trained but not exported: known before, not after hours."""
+    if importlib.util.find_spec("onnx") is None:
+        raise ImportError("the exporter of PyTorch needs onnx: pip install mlkd_ros[train]")
 
 
 def export_onnx(student: nn.Module) -> dict[str, bytes]:

@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head's own losses against ground truth, for the anchor-free student (SiamBAN, arXiv 2003.06761, section 3.3)."""
+"""The heads' own losses against ground truth, and their maps in one form for distillation.
+
+Two kinds of head: anchor-free (``coder = "point"``; SiamBAN, arXiv 2003.06761, section 3.3) and RPN
+(``coder = "anchor"``; SiamRPN, Li et al. 2018, section 3.2). ``K`` candidates a cell (1 for the
+first), ``S x S`` cells.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..tracking.geometry import AnchorCoder
+from ..tracking.network import StudentOutput
+from .losses import mean_where
+
 IGNORE = -1
+#: Anchors above the first IoU are target, below the second background (SiamRPN).
+ANCHOR_TARGET, ANCHOR_BACKGROUND = 0.6, 0.3
 
 
 @dataclass(frozen=True)
@@ -17,23 +29,51 @@ class PointTargets:
     """Ground truth on the grid of cells.
 
     labels: ``(N, S, S)`` int64: 1 target, 0 background, ``IGNORE`` between the two.
-    distances: ``(N, 4, S, S)`` float32, left, top, right, bottom from each cell's point to the box, search pixels.
+    distances: ``(N, 4, S, S)`` float32, left, top, right, bottom from each cell's point to the box,
+        search pixels.
     """
 
     labels: Tensor
     distances: Tensor
 
 
-def cell_points(cells: int, stride: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Coordinates of the cells' points along one axis, in continuous pixels of the search patch, ``(cells,)``."""
+@dataclass(frozen=True)
+class AnchorTargets:
+    """Ground truth on the anchors.
+
+    labels: ``(N, K, S, S)`` int64: 1 target, 0 background, ``IGNORE`` between the two.
+    offsets: ``(N, 4, K, S, S)`` float32, dx, dy, dw, dh of the box in the anchors' encoding.
+    """
+
+    labels: Tensor
+    offsets: Tensor
+
+
+class HeadLosses(NamedTuple):
+    """Supervised losses of one student, a value a sample.
+
+    classification, regression: ``(N,)``; regression is 0 for samples that do not show the target.
+    labels: ``(N, K, S, S)`` int64 as in the targets.
+    """
+
+    classification: Tensor
+    regression: Tensor
+    labels: Tensor
+
+
+def cell_points(
+    cells: int, stride: int, size: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Coordinates of the cells' points along one axis, continuous search pixels, ``(cells,)``."""
     return (torch.arange(cells, device=device) - cells // 2) * float(stride) + size / 2
 
 
 def point_targets(boxes: Tensor, positive: Tensor, points: Tensor) -> PointTargets:
     """Targets of each cell: inside the ellipse of half the box's axes positive, outside the whole ellipse negative.
 
-    boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; positive ``(N,)`` bool, False where the patch does not show the
-    target. The cell nearest to the centre of a visible target is always positive, however thin the target is.
+    boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; positive ``(N,)`` bool, False where the patch
+    does not show the target. The cell nearest to the centre of a visible target is always positive,
+    however thin the target is.
     """
     x, y = points[None, None, :], points[None, :, None]
     x0, y0, x1, y1 = (boxes[:, i, None, None] for i in range(4))
@@ -42,38 +82,120 @@ def point_targets(boxes: Tensor, positive: Tensor, points: Tensor) -> PointTarge
     distance = (x - cx) ** 2 + (y - cy) ** 2
     nearest = distance == distance.amin((1, 2), keepdim=True)
     labels = torch.where(ellipse <= 0.25, 1, torch.where(ellipse > 1.0, 0, IGNORE))
-    labels = torch.where(nearest, 1, labels) * positive[:, None, None]
+    labels = torch.where(nearest, 1, labels)
     labels = torch.where(positive[:, None, None], labels, torch.zeros_like(labels))
     distances = torch.stack(torch.broadcast_tensors(x - x0, y - y0, x1 - x, y1 - y), 1)
     return PointTargets(labels, distances)
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each sample's masked values, ``(N, S, S)`` to ``(N,)``; 0 where the mask is empty."""
-    mask = mask.to(values.dtype)
-    return (values * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+def anchor_grid(student: nn.Module, cells: int, size: int, device: torch.device | str) -> Tensor:
+    """Anchors of an RPN student, ``(4, K, S, S)`` float32: cx, cy, w, h in search pixels."""
+    coder = AnchorCoder(cells, student.stride, size, student.anchor_ratios, student.anchor_scale)
+    columns = [torch.as_tensor(column) for column in (coder.x, coder.y, coder.w, coder.h)]
+    anchors = torch.stack(columns).float().to(device)
+    return anchors.reshape(4, len(student.anchor_ratios), cells, cells)
+
+
+def anchor_targets(boxes: Tensor, positive: Tensor, anchors: Tensor) -> AnchorTargets:
+    """Targets of each anchor by its IoU with the box; the best anchor of a visible target counts as target.
+
+    boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; anchors as of ``anchor_grid``. All anchors
+    take part: the published code draws 64 of them at random, which has the same expectation.
+    """
+    x0, y0, x1, y1 = (boxes[:, i, None, None, None] for i in range(4))
+    ax, ay, aw, ah = anchors[:, None]
+    overlap_w = torch.minimum(x1, ax + aw / 2) - torch.maximum(x0, ax - aw / 2)
+    overlap_h = torch.minimum(y1, ay + ah / 2) - torch.maximum(y0, ay - ah / 2)
+    intersection = overlap_w.clamp(min=0) * overlap_h.clamp(min=0)
+    w, h = (x1 - x0).clamp(min=1), (y1 - y0).clamp(min=1)
+    iou = intersection / (w * h + aw * ah - intersection)
+    labels = torch.where(iou > ANCHOR_TARGET, 1, torch.where(iou < ANCHOR_BACKGROUND, 0, IGNORE))
+    labels = torch.where(iou == iou.amax((1, 2, 3), keepdim=True), 1, labels)
+    labels = torch.where(positive[:, None, None, None], labels, torch.zeros_like(labels))
+    offsets = torch.broadcast_tensors(
+        ((x0 + x1) / 2 - ax) / aw, ((y0 + y1) / 2 - ay) / ah, (w / aw).log(), (h / ah).log()
+    )
+    return AnchorTargets(labels, torch.stack(offsets, 1))
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each sample ``(N,)``: target and background cells weigh one half each.
 
-    logits ``(N, 2, S, S)`` (background, foreground), labels as in ``PointTargets``.
+    logits ``(N, 2, ...)`` (background, foreground), labels ``(N, ...)`` as in the targets.
     """
     entropy = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
-    return 0.5 * _mean_where(entropy, labels == 1) + 0.5 * _mean_where(entropy, labels == 0)
+    return 0.5 * mean_where(entropy, labels == 1) + 0.5 * mean_where(entropy, labels == 0)
 
 
 def regression_loss(distances: Tensor, targets: PointTargets) -> Tensor:
     """1 - IoU of predicted and true box (UnitBox, arXiv 1608.01471), mean over each sample's target cells, ``(N,)``.
 
-    distances ``(N, 4, S, S)`` predicted left, top, right, bottom in search pixels; 0 for a sample without target.
+    distances ``(N, 4, S, S)`` predicted left, top, right, bottom in search pixels; 0 for a sample
+    without target.
     """
     mask = targets.labels == 1
-    # Cells outside the box have negative true distances; they are masked out, clamping keeps them finite.
+    # Cells outside the box have negative true distances; masked out, clamping keeps them finite.
     true = targets.distances.clamp(min=0)
     overlap = torch.minimum(distances, true)
     intersection = (overlap[:, 0] + overlap[:, 2]) * (overlap[:, 1] + overlap[:, 3])
     area = (distances[:, 0] + distances[:, 2]) * (distances[:, 1] + distances[:, 3])
     true_area = (true[:, 0] + true[:, 2]) * (true[:, 1] + true[:, 3])
     iou = intersection / (area + true_area - intersection).clamp(min=1e-6)
-    return _mean_where(1.0 - iou, mask)
+    return mean_where(1.0 - iou, mask)
+
+
+def anchor_regression_loss(offsets: Tensor, targets: AnchorTargets) -> Tensor:
+    """L1 distance of the offsets, summed over the four, mean over each sample's target anchors, ``(N,)``.
+
+    offsets ``(N, 4, K, S, S)`` predicted dx, dy, dw, dh.
+    """
+    return mean_where((offsets - targets.offsets).abs().sum(1), targets.labels == 1)
+
+
+def class_logits(output: StudentOutput) -> Tensor:
+    """Classification map as ``(N, 2, K, S, S)`` float32 (background, foreground)."""
+    n, channels, height, width = output.classification.shape
+    return output.classification.float().reshape(n, 2, channels // 2, height, width)
+
+
+def foreground_map(output: StudentOutput) -> Tensor:
+    """Foreground minus background logit of each cell's best candidate, ``(N, S, S)`` float32."""
+    logits = class_logits(output)
+    return (logits[:, 1] - logits[:, 0]).amax(1)
+
+
+def head_losses(student: nn.Module, output: StudentOutput, batch: dict[str, Tensor]) -> HeadLosses:
+    """Supervised losses of a student's maps against ``batch``'s ``box`` and ``positive``."""
+    cells, size = output.classification.shape[-1], batch["search"].shape[-1]
+    logits, device = class_logits(output), batch["box"].device
+    regression = output.regression.float()
+    if student.coder == "point":
+        points = cell_points(cells, student.stride, size, device)
+        targets = point_targets(batch["box"], batch["positive"], points)
+        labels = targets.labels[:, None]
+        return HeadLosses(
+            classification_loss(logits, labels), regression_loss(regression, targets), labels
+        )
+    anchors = anchor_grid(student, cells, size, device)
+    aims = anchor_targets(batch["box"], batch["positive"], anchors)
+    offsets = regression.reshape(len(regression), 4, -1, cells, cells)
+    return HeadLosses(
+        classification_loss(logits, aims.labels), anchor_regression_loss(offsets, aims), aims.labels
+    )
+
+
+def candidate_sides(student: nn.Module, output: StudentOutput, size: int) -> Tensor:
+    """Boxes of all candidates, ``(N, K, 4, S, S)`` float32: x0, y0, x1, y1 in search pixels."""
+    cells = output.classification.shape[-1]
+    regression = output.regression.float()
+    if student.coder == "point":
+        points = cell_points(cells, student.stride, size, regression.device)
+        y, x = torch.meshgrid(points, points, indexing="ij")
+        left, top, right, bottom = regression.unbind(1)
+        return torch.stack((x - left, y - top, x + right, y + bottom), 1)[:, None]
+    ax, ay, aw, ah = anchor_grid(student, cells, size, regression.device)
+    dx, dy, dw, dh = regression.reshape(len(regression), 4, -1, cells, cells).unbind(1)
+    # A student at its start may ask for boxes of any size; e^4 is beyond every patch.
+    cx, cy = dx * aw + ax, dy * ah + ay
+    half_w, half_h = dw.clamp(max=4).exp() * aw / 2, dh.clamp(max=4).exp() * ah / 2
+    return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), 2)

@@ -1,31 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``mlkd train``: run an experiment file on a folder of training material."""
+"""``mlkd train {enhancer,teacher,student,room}``: run an experiment file on training material.
+
+``torchrun --nproc-per-node N -m mlkd_ros.cli train ...`` runs it on several GPUs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..data.cache import PairCache
+    from .config import TrainingConfig
+    from .teacher import Teacher
+    from .trainer import Objective, Trainer
+
+CRL_KINDS = ("l2", "spatial", "threshold", "none")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``train`` to the ``mlkd`` command."""
     parser = subparsers.add_parser("train", help="train a student (needs mlkd_ros[train])")
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    student = kinds.add_parser("student", help="one student, supervised")
-    student.add_argument("--config", type=Path, required=True, help="experiment, see config/training/")
-    student.add_argument("--data", type=Path, required=True, help="folder with videos/, annotations.jsonl and images/")
-    student.add_argument("--start", type=Path, help="published nanotrackv3.pth, or a student checkpoint, to start from")
-    student.add_argument("--run", type=Path, required=True, help="folder of this run: last.pt, log.csv, student")
-    student.add_argument("--cache", type=Path, help="folder of the pre-cut training windows (default: RUN/cache)")
-    student.add_argument("--flights", type=int, default=0, help="rendered night flights to add, of 150 frames each")
-    student.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    student.add_argument("--workers", type=int, default=1, help="loader processes")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_enhancer(kinds)
+    teacher = kinds.add_parser("teacher", help="a daytime tracker that will teach")
+    _add_common(teacher)
+    _add_start(teacher, several=False)
+    teacher.add_argument(
+        "--enhancer", help="train behind this enhancer: identity, gamma, or a file"
+    )
+    teacher.set_defaults(run_command=run_teacher)
+    student = kinds.add_parser("student", help="one student: supervised, or with a teacher")
+    _add_common(student)
+    _add_start(student, several=False)
+    _add_teacher(student, required=False)
+    student.add_argument(
+        "--crl", choices=CRL_KINDS, default=None, help="correlation-map loss (needs --teacher)"
+    )
     student.set_defaults(run_command=run_student)
+    room = kinds.add_parser("room", help="three students that learn from each other")
+    _add_common(room)
+    _add_start(room, several=True)
+    _add_teacher(room, required=True)
+    room.set_defaults(run_command=run_room)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="experiment, config/training/")
+    parser.add_argument(
+        "--data", type=Path, required=True,
+        help="folder with videos/, annotations.jsonl and images/",
+    )  # fmt: skip
+    parser.add_argument(
+        "--run", type=Path, required=True, help="folder of this run: last.pt, log.csv, students"
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="folder of the pre-cut training windows (default: RUN/cache)"
+    )
+    parser.add_argument(
+        "--flights", type=int, default=0, help="rendered night flights to add, of 150 frames each"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="change a setting of the experiment, such as steps=100 or sampler.dark=0",
+    )  # fmt: skip
+
+
+def _add_start(parser: argparse.ArgumentParser, several: bool) -> None:
+    parser.add_argument(
+        "--start", type=Path, nargs="+" if several else 1, default=[],
+        help="published nanotrackv3.pth, or a student checkpoint"
+        + (": one for all, or one for each" if several else ""),
+    )  # fmt: skip
+
+
+def _add_teacher(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument(
+        "--teacher", type=Path, nargs="+", required=required, default=[],
+        help="the teacher's tracker: checkpoint or nanotrackv3.pth; several are an ensemble",
+    )  # fmt: skip
+    parser.add_argument(
+        "--enhancer", default="gamma",
+        help="in front of the teacher: identity, gamma[:VALUE], or a file",
+    )  # fmt: skip
+
+
+def _add_enhancer(kinds: Any) -> None:
+    parser = kinds.add_parser("enhancer", help="the low-light enhancer, without labels")
+    parser.add_argument("--config", type=Path, help="experiment (default: built-in settings)")
+    parser.add_argument(
+        "--data", type=Path, required=True,
+        help="folder with lowlight/, and annotations.jsonl with night images",
+    )  # fmt: skip
+    parser.add_argument("--run", type=Path, required=True, help="folder of this run")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_set(parser)
+    parser.set_defaults(run_command=run_enhancer)
 
 
 def open_or_build_cache(data: Path, folder: Path) -> PairCache:
@@ -36,40 +118,153 @@ def open_or_build_cache(data: Path, folder: Path) -> PairCache:
 
     if not (folder / "cache.json").exists():
         sequences = load_otb_folders(data / "videos")
-        stills = load_jsonl_stills(data / "annotations.jsonl")
-        build_pair_cache(folder, sequences, stills, progress=True)
+        annotations = data / "annotations.jsonl"
+        stills = load_jsonl_stills(annotations) if annotations.exists() else []
+        build_pair_cache(folder, sequences, stills, progress=sys.stderr.isatty())
     return PairCache.open(folder)
+
+
+def run_enhancer(arguments: argparse.Namespace) -> int:
+    """Train the enhancer and write ``RUN/enhancer.safetensors``."""
+    from ..tracking.engine import resolve_device
+    from .config import EnhancerConfig, load_config
+    from .enhancer_training import train_enhancer
+
+    config = load_config(arguments.config, arguments.overrides, EnhancerConfig)
+    path = train_enhancer(
+        config, arguments.data, arguments.run, resolve_device(arguments.device),
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    print(f"wrote {path}")
+    return 0
+
+
+def run_teacher(arguments: argparse.Namespace) -> int:
+    """Train a daytime tracker and write ``RUN/student.safetensors``."""
+    from .enhancer import load_enhancer
+    from .objectives import Supervised
+
+    config = _config(arguments)
+    enhancer = load_enhancer(arguments.enhancer) if arguments.enhancer else None
+    (student,), starts = _students(config, arguments.start, 1)
+    objective = Supervised(student, config.regression_weight, enhancer)
+    return _train(arguments, config, objective, starts)
 
 
 def run_student(arguments: argparse.Namespace) -> int:
     """Train one student and write ``RUN/student.safetensors``."""
+    from .objectives import Supervised, single_student
+
+    config = _config(arguments)
+    if arguments.crl and not arguments.teacher:
+        raise ValueError(f"--crl {arguments.crl} compares with a teacher: give --teacher as well")
+    (student,), starts = _students(config, arguments.start, 1)
+    if not arguments.teacher:
+        return _train(arguments, config, Supervised(student, config.regression_weight), starts)
+    settings = replace(config.distillation, crl=(arguments.crl or "none",), election="none")
+    config = replace(config, distillation=settings)
+    teacher = _teacher(arguments, config)
+    objective = single_student(student, teacher, settings, config.regression_weight)
+    return _train(arguments, config, objective, starts)
+
+
+def run_room(arguments: argparse.Namespace) -> int:
+    """Train a room of students and write ``RUN/student_<kind>.safetensors`` of each."""
+    from .objectives import Room
+
+    config = _config(arguments)
+    settings = config.distillation
+    students, starts = _students(config, arguments.start, len(settings.crl))
+    objective = Room(students, _teacher(arguments, config), settings, config.regression_weight)
+    return _train(arguments, config, objective, starts)
+
+
+def _config(arguments: argparse.Namespace) -> TrainingConfig:
     import torch
 
-    from ..data.sampler import PairSampler
-    from ..tracking.engine import resolve_device
     from .config import load_config
-    from .objectives import Supervised
-    from .student import start_student, write_student
+
+    config = load_config(arguments.config, arguments.overrides)
+    torch.manual_seed(config.seed)
+    return config
+
+
+def _students(
+    config: TrainingConfig, starts: Sequence[Path], count: int
+) -> tuple[list[nn.Module], list[str]]:
+    """Students and where each comes from; the same random weights for none of them."""
+    from .student import start_student
+
+    if len(starts) not in (0, 1, count):
+        raise ValueError(f"--start needs one file, or one for each of {count} students")
+    paths: list[Path | None] = list(starts) or [None]
+    pairs = [start_student(config.architecture, paths[i % len(paths)]) for i in range(count)]
+    return [student for student, _ in pairs], [start for _, start in pairs]
+
+
+def _teacher(arguments: argparse.Namespace, config: TrainingConfig) -> Teacher:
+    from .teacher import load_teacher
+
+    return load_teacher(
+        arguments.teacher, arguments.enhancer, config.distillation.teacher_input
+    )
+
+
+def _sampler(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Any, dict[str, int]]:
+    """The pair sampler, and the number of windows of each cache."""
+    from ..data.sampler import PairSampler
+
+    clean = bool(getattr(arguments, "teacher", None))
+    clean = clean and config.distillation.teacher_input == "clean"
+    caches = {"real": open_or_build_cache(arguments.data, arguments.cache or arguments.run / "cache")}
+    settings = replace(config.sampler, keep_clean=clean or config.sampler.keep_clean)
+    sampler = PairSampler(list(caches.values()), settings, config.seed)
+    return sampler, {name: len(cache) for name, cache in caches.items()}
+
+
+def _train(
+    arguments: argparse.Namespace, config: TrainingConfig, objective: Objective,
+    starts: Sequence[str],
+) -> int:  # fmt: skip
+    """Run the trainer, then write every student's averaged weights."""
+    from ..tracking.engine import resolve_device
+    from .distributed import end_processes, local_device, rank
+    from .export import check_exporter
     from .trainer import Trainer
 
-    config = load_config(arguments.config)
-    cache_folder = arguments.cache or arguments.run / "cache"
-    caches = [open_or_build_cache(arguments.data, cache_folder)]
-    torch.manual_seed(config.seed)
-    student, start = start_student(config.architecture, arguments.start)
-    sampler = PairSampler(caches, config.sampler, config.seed)
-    objective = Supervised(student, config.regression_weight)
-    trainer = Trainer(
-        config, objective, sampler, arguments.run, resolve_device(arguments.device), arguments.workers
-    )
+    check_exporter()
+    sampler, windows = _sampler(arguments, config)
+    device = local_device(resolve_device(arguments.device))
+    trainer = Trainer(config, objective, sampler, arguments.run, device, arguments.workers)
     trainer.run(progress=sys.stderr.isatty())
-    provenance = {
-        "start": start,
-        "config": config.to_dict(),
-        "pairs": config.steps * config.batch,
-        "windows": {str(cache.folder.name): len(cache) for cache in caches},
-        "torch": torch.__version__,
-    }
-    write_student(trainer.averaged[0], config.architecture, arguments.run / "student.safetensors", provenance)
-    print(f"wrote {arguments.run / 'student.safetensors'}")
+    if rank() == 0:
+        _write_students(arguments, trainer, starts, windows)
+    end_processes()
     return 0
+
+
+def _write_students(
+    arguments: argparse.Namespace, trainer: Trainer, starts: Sequence[str], windows: dict[str, int]
+) -> None:
+    import torch
+
+    from .student import write_student
+
+    config = trainer.config
+    for number, name in enumerate(trainer.objective.names):
+        provenance = {
+            "kind": arguments.kind,
+            "name": name,
+            "start": starts[number],
+            "config": config.to_dict(),
+            "pairs": config.steps * config.batch,
+            "windows": windows,
+            "torch": torch.__version__,
+        }
+        if getattr(arguments, "teacher", None):
+            provenance["teacher"] = [path.name for path in arguments.teacher]
+            provenance["enhancer"] = Path(str(arguments.enhancer)).name
+        file = "student.safetensors" if name == "student" else f"student_{name}.safetensors"
+        path = arguments.run / file
+        write_student(trainer.averaged[number], config.architecture, path, provenance)
+        print(f"wrote {path}")

@@ -3,58 +3,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+import cv2
 import torch
 from torch import Tensor, nn
 
-from ..data.sampler import PairDataset, PairSampler, TrainingPair
-from .config import TrainingConfig
+from ..data.sampler import PairDataset, PairSampler, collate_pairs
+from .config import ConfigError, TrainingConfig
+from .distributed import (
+    average_gradients,
+    mean_over_processes,
+    rank,
+    start_processes,
+    wait_for_all,
+    world,
+)
 
 Batch = dict[str, Tensor]
+#: Settings that may differ between a run and its resumption.
+_FREE_SETTINGS = ("save_every", "log_every", "mixed_precision")
 
 
 class Objective(Protocol):
-    """What is trained and how: modules with gradients, and a loss over a batch."""
+    """What is trained and how: modules with gradients, frozen ones, and a loss over a batch."""
 
     students: nn.ModuleList
+    frozen: nn.ModuleList
+    names: Sequence[str]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Scalar loss of a batch and the figures to log."""
-
-
-def collate(pairs: list[TrainingPair]) -> Batch:
-    """Pairs to uint8 tensors ``(N, H, W, 3)``; they become float and channels-first on the device."""
-
-    def images(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(pair, name) for pair in pairs]))
-
-    batch = {
-        "template": images("template"),
-        "search": images("search"),
-        "box": torch.from_numpy(np.stack([pair.box for pair in pairs])),
-        "positive": torch.tensor([pair.positive for pair in pairs]),
-    }
-    if pairs[0].clean_template is not None:
-        batch |= {"clean_template": images("clean_template"), "clean_search": images("clean_search")}
-    return batch
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of a batch and the figures to log, without gradient."""
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Images to float BGR 0..255, ``(N, 3, H, W)`` channels-last; the rest as it is."""
+    """Images to float BGR 0..255 ``(N, 3, H, W)``, converted on the device; the rest as it is."""
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    return {
-        name: value.permute(0, 3, 1, 2).float() if value.dtype == torch.uint8 else value
-        for name, value in moved.items()
-    }
+    return {k: v.float() if v.dtype == torch.uint8 else v for k, v in moved.items()}
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
@@ -64,12 +57,35 @@ def freeze_batch_norm(module: nn.Module) -> None:
             child.eval()
 
 
+class _Means:
+    """Running means of figures, kept on the device so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        """Take one step's figures."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call, over all processes."""
+        stacked = torch.stack([value.float() for value in self.sums.values()]) / self.count
+        values = mean_over_processes(stacked).tolist()
+        means = dict(zip(self.sums, values, strict=True))
+        self.sums, self.count = {}, 0
+        return means
+
+
 class Trainer:
     """Runs an objective over the pairs of a sampler, in ``folder``.
 
-    ``folder`` gets ``last.pt`` (everything a resume needs), ``log.csv`` and, at the end, nothing else: what ships is
-    written by ``student.write_student``. Pair ``i`` of the run is a pure function of seed and ``i``, so a resumed run
-    sees what an uninterrupted one would have seen.
+    ``folder`` gets ``last.pt`` (everything a resume needs), ``log.csv`` and ``epochs.csv``; what
+    ships is written by ``student.write_student``. Pair ``i`` of the run is a pure function of seed
+    and ``i``, so a resumed run sees what an uninterrupted one would have seen, and several
+    processes see together what one would.
     """
 
     def __init__(
@@ -82,67 +98,98 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         self.workers = workers
+        start_processes(self.device)
+        if config.batch % world():
+            raise ConfigError(f"batch {config.batch} cannot be shared by {world()} processes")
         folder.mkdir(parents=True, exist_ok=True)
-        objective.students.to(self.device, memory_format=torch.channels_last)
+        for modules in (objective.students, objective.frozen):
+            modules.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(objective.students).eval().requires_grad_(False)
         self.optimizer = self._optimizer()
         self.step = 0
+        half, scaled = self._half_precision()
+        self._half = half
+        self._scaler = torch.amp.GradScaler("cuda", enabled=scaled)
+        self._interval, self._epoch = _Means(), _Means()
+
+    def _half_precision(self) -> tuple[torch.dtype | None, bool]:
+        """The half type of the device, if wanted, and whether it needs scaled gradients."""
+        if self.device.type != "cuda" or not self.config.mixed_precision:
+            return None, False
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, False
+        return torch.float16, True
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self.config
         trunk, rest = [], []
         for name, parameter in self.objective.students.named_parameters():
             (trunk if ".trunk." in f".{name}" else rest).append(parameter)
+        rate = config.learning_rate
         groups = [
-            {"params": rest, "factor": 1.0, "lr": config.learning_rate},
-            {"params": trunk, "factor": config.trunk_factor, "lr": config.learning_rate * config.trunk_factor},
+            {"params": rest, "factor": 1.0, "lr": rate},
+            {"params": trunk, "factor": config.trunk_factor, "lr": rate * config.trunk_factor},
         ]
         if config.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
-        if config.optimizer == "adamw":
-            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-        raise ValueError(f"optimizer {config.optimizer!r} is unknown: use adamw or sgd")
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine from the peak to ``final_rate`` of it."""
+        """Linear warm-up, then a cosine, or a straight line of the logarithm, to ``final_rate`` of the peak."""
         config = self.config
         if step < config.warm_up:
-            return config.learning_rate * (step + 1) / config.warm_up
+            done = (step + 1) / config.warm_up
+            share = config.warm_up_start + (1 - config.warm_up_start) * done
+            return config.learning_rate * share
         progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
-        share = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
-        return config.learning_rate * share
+        if config.schedule == "log":
+            return config.learning_rate * config.final_rate**progress
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches from the current step to the end."""
+        """This process's share of the batches from the current step to the end."""
         config = self.config
         dataset = PairDataset(
-            self.sampler, count=(config.steps - self.step) * config.batch, start=self.step * config.batch
+            self.sampler,
+            count=(config.steps - self.step) * config.batch // world(),
+            start=self.step * config.batch + rank(),
+            stride=world(),
         )
-        loader = torch.utils.data.DataLoader(
-            dataset, batch_size=config.batch, num_workers=self.workers, collate_fn=collate,
-            pin_memory=self.device.type == "cuda", prefetch_factor=4 if self.workers else None,
+        yield from torch.utils.data.DataLoader(
+            dataset, batch_size=config.batch // world(), num_workers=self.workers,  # type: ignore[arg-type]
+            collate_fn=collate_pairs, pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if self.workers else None, worker_init_fn=_start_worker,
         )  # fmt: skip
-        yield from loader
 
     def run(self, progress: bool = True) -> None:
         """Train to the end, resuming from ``last.pt`` where there is one."""
         from tqdm import tqdm
 
         self.resume()
-        bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=not progress)
-        with (self.folder / "log.csv").open("a", newline="", encoding="utf-8") as file:
-            started, figures = time.monotonic(), {}
-            for batch in self.batches():
-                figures = self.train_step(to_device(batch, self.device))
-                bar.update()
-                if self.step % self.config.log_every == 0:
-                    self._log(file, figures, time.monotonic() - started)
-                    bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items()})
-                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
-                    self.save()
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, unit="step",
+            disable=not progress or rank() > 0,
+        )  # fmt: skip
+        log, epochs = (_Table(self.folder / n, self.step) for n in ("log.csv", "epochs.csv"))
+        began = time.monotonic()
+        for batch in self.batches():
+            figures = self.train_step(to_device(batch, self.device))
+            self._interval.add(figures)
+            self._epoch.add(figures)
+            bar.update()
+            # Epochs before the checkpoint: means up to here must not come back after a resume.
+            if self.step % self.config.epoch == 0 or self.step == self.config.steps:
+                epochs.add(self.step, self._epoch.take())
+            if self.step % self.config.log_every == 0:
+                means = self._interval.take()
+                log.add(self.step, {"seconds": time.monotonic() - began, **means})
+                bar.set_postfix({k: f"{v:.3f}" for k, v in list(means.items())[:4]})
+            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                self.save()
         bar.close()
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the figures of the batch."""
         students = self.objective.students
         students.train()
@@ -151,56 +198,122 @@ class Trainer:
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        loss, figures = self.objective.loss(batch)
+        with self._precision():
+            loss, figures = self.objective.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(students.parameters(), self.config.gradient_clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"step {self.step}: gradient is not finite ({figures}); lower learning_rate")
-        self.optimizer.step()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self.optimizer)
+        average_gradients(students.parameters())
+        self._clip(figures)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.step += 1
         self._average()
-        return {"loss": float(loss.detach()), **figures, "lr": rate}
+        return {"loss": loss.detach(), **figures, "lr": torch.tensor(rate, device=self.device)}
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self._half is None:
+            return contextlib.nullcontext()
+        return torch.autocast("cuda", self._half)
+
+    def _clip(self, figures: dict[str, Tensor]) -> None:
+        """Clip every student's gradient by itself: the room must not tie their step sizes."""
+        for name, student in zip(self.objective.names, self.objective.students, strict=True):
+            limit = self.config.gradient_clip
+            norm = nn.utils.clip_grad_norm_(student.parameters(), limit)
+            # Scaled float16 gradients overflow now and then; the scaler leaves such a step out.
+            if not self._scaler.is_enabled() and not torch.isfinite(norm):
+                shown = {key: round(float(value), 4) for key, value in figures.items()}
+                raise FloatingPointError(
+                    f"step {self.step}: the gradient of {name} is not finite ({shown}); "
+                    "lower learning_rate"
+                )
 
     @torch.no_grad()
     def _average(self) -> None:
         # A short run must not be dominated by its start: the decay grows with the steps made.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         live = self.objective.students.state_dict()
-        for name, value in self.averaged.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(live[name], 1 - decay)
-            else:
-                value.copy_(live[name])
-
-    def _log(self, file: Any, figures: dict[str, float], seconds: float) -> None:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["step", "seconds", *figures])
-        writer.writerow([self.step, f"{seconds:.1f}", *(f"{value:.6g}" for value in figures.values())])
-        file.flush()
+        pairs = [(value, live[name]) for name, value in self.averaged.state_dict().items()]
+        floats = [pair for pair in pairs if pair[0].dtype.is_floating_point]
+        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+        for value, source in pairs:
+            if not value.dtype.is_floating_point:
+                value.copy_(source)
 
     def save(self) -> None:
         """Write ``last.pt``: to a temporary file first, then renamed, so that a kill leaves a whole one."""
-        state = {
-            "step": self.step,
-            "students": self.objective.students.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        temporary = self.folder / "last.pt.part"
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / "last.pt")
+        if rank() == 0:
+            state = {
+                "step": self.step,
+                "config": self.config.to_dict(),
+                "names": list(self.objective.names),
+                "students": self.objective.students.state_dict(),
+                "averaged": self.averaged.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "rng": torch.get_rng_state(),
+                "means": [(m.sums, m.count) for m in (self._interval, self._epoch)],
+            }
+            temporary = self.folder / "last.pt.part"
+            torch.save(state, temporary)
+            os.replace(temporary, self.folder / "last.pt")
+        wait_for_all()
 
     def resume(self) -> None:
-        """Continue from ``last.pt`` if it exists."""
+        """Continue from ``last.pt`` if it exists. ConfigError when it is of another experiment."""
         path = self.folder / "last.pt"
         if not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_same_experiment(path, state, self.config, self.objective.names)
         self.objective.students.load_state_dict(state["students"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
+        for means, (sums, count) in zip(
+            (self._interval, self._epoch), state["means"], strict=True
+        ):
+            means.sums = {name: value.to(self.device) for name, value in sums.items()}
+            means.count = count
         self.step = state["step"]
+
+
+def _check_same_experiment(
+    path: Path, state: dict[str, Any], config: TrainingConfig, names: Sequence[str]
+) -> None:
+    old, new = state["config"], config.to_dict()
+    for key in new:
+        if key not in _FREE_SETTINGS and old.get(key) != new[key]:
+            raise ConfigError(
+                f"{path}: was made with {key} = {old.get(key)!r}, now it is {new[key]!r}: "
+                "use another run folder"
+            )
+    if state["names"] != list(names):
+        raise ConfigError(f"{path}: holds students {', '.join(state['names'])}, not {names}")
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+
+
+class _Table:
+    """A CSV file of figures by step. Lines after ``step`` are of a run that was killed: dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        if rank() == 0 and path.exists():
+            head, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+            kept = [line for line in lines if int(line.split(",", 1)[0]) <= step]
+            path.write_text("".join(f"{line}\n" for line in [head, *kept] if line), "utf-8")
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        """Append one line, and the head where the file is new."""
+        if rank():
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if file.tell() == 0:
+                writer.writerow(["step", *figures])
+            writer.writerow([step, *(f"{value:.6g}" for value in figures.values())])

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher: a frozen enhancer in front of a frozen tracker, and what students may learn of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..tracking.checkpoint import load_checkpoint
+from ..tracking.engine import Engine, Template, resolve_device
+from ..tracking.network import StudentOutput, fuse_batch_norm
+from ..tracking.settings import TrackerSettings
+from ..tracking.tracker import STUDENT_SHAPES, Tracker
+from .enhancer import Enhancer, load_enhancer
+from .nanotrack import load_nanotrack_v3
+from .student import student_from_checkpoint
+from .supervised import candidate_sides, head_losses
+
+Batch = dict[str, Tensor]
+
+
+class TeacherView(NamedTuple):
+    """What the teacher says about a batch; no tensor has a gradient.
+
+    classification: ``(N, 2K, S, S)`` logits. sides: ``(N, K, 4, S, S)`` boxes in search pixels.
+    correlation: maps of the branches. classification_loss, regression_loss: its own supervised
+    losses, ``(N,)``. stride: of its grid, search pixels.
+    """
+
+    classification: Tensor
+    sides: Tensor
+    correlation: tuple[Tensor, ...]
+    classification_loss: Tensor
+    regression_loss: Tensor
+    stride: float
+
+
+def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
+    """A tracker's network in eval mode and its architecture: a student checkpoint or ``nanotrackv3.pth``."""
+    if path.suffix == ".safetensors":
+        checkpoint = load_checkpoint(path)
+        return student_from_checkpoint(checkpoint), checkpoint.architecture
+    return load_nanotrack_v3(path), "mobile_s16"
+
+
+class Teacher(nn.Module):
+    """Enhancer and tracker, or an ensemble of trackers of one architecture, frozen.
+
+    Of an ensemble the mean of logits and of regression maps is taught, and the first one's
+    correlation maps. ``teacher_input`` is ``enhanced`` (the patches that the students see, enhanced
+    where they are dark) or ``clean`` (patches before they were darkened; real night patches are
+    enhanced).
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], enhancer: Enhancer, teacher_input: str = "enhanced"
+    ) -> None:
+        super().__init__()
+        if teacher_input not in ("enhanced", "clean"):
+            raise ValueError(f"teacher_input must be enhanced or clean, not {teacher_input!r}")
+        self.networks = nn.ModuleList(fuse_batch_norm(copy.deepcopy(n).eval()) for n in networks)
+        self.enhancer = enhancer
+        self.teacher_input = teacher_input
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay frozen whatever is asked."""
+        return super().train(False)
+
+    @property
+    def head(self) -> nn.Module:
+        """The first network: its ``coder``, ``stride`` and anchors are those of the ensemble."""
+        return self.networks[0]
+
+    def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Template and search patches as the teacher gets them."""
+        if self.teacher_input == "clean":
+            names, dark = ("clean_template", "clean_search"), batch["night"]
+        else:
+            names, dark = ("template", "search"), batch["night"] | batch["darkened"]
+        return enhance_where(self.enhancer, batch[names[0]], dark), enhance_where(
+            self.enhancer, batch[names[1]], dark
+        )
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> TeacherView:
+        """Everything distillation needs of a batch."""
+        template, search = self.patches(batch)
+        outputs = [network(template, search) for network in self.networks]
+        count = len(outputs)
+        output = StudentOutput(
+            sum(o.classification.float() for o in outputs) / count,  # type: ignore[arg-type]
+            sum(o.regression.float() for o in outputs) / count,  # type: ignore[arg-type]
+            outputs[0].correlation,
+        )
+        losses = head_losses(self.head, output, batch)
+        return TeacherView(
+            output.classification,
+            candidate_sides(self.head, output, search.shape[-1]),
+            tuple(m.float() for m in output.correlation),
+            losses.classification,
+            losses.regression,
+            float(self.head.stride),
+        )
+
+
+def enhance_where(enhancer: Enhancer, patches: Tensor, dark: Tensor) -> Tensor:
+    """``(N, 3, H, W)`` patches, those marked in ``dark`` ``(N,)`` enhanced: light ones need no time."""
+    if not bool(dark.any()):
+        return patches
+    enhanced = patches.clone()
+    enhanced[dark] = enhancer(patches[dark]).to(patches.dtype)
+    return enhanced
+
+
+def load_teacher(
+    trackers: Sequence[Path], enhancer: str | Path, teacher_input: str = "enhanced"
+) -> Teacher:
+    """A teacher of files. CheckpointError or ValueError names a file that does not fit."""
+    loaded = [load_tracker_network(path) for path in trackers]
+    for path, (_, architecture) in zip(trackers, loaded, strict=True):
+        if architecture != loaded[0][1]:
+            raise ValueError(
+                f"{path}: is a {architecture}, an ensemble needs trackers of one architecture "
+                f"(the first is a {loaded[0][1]})"
+            )
+    return Teacher([network for network, _ in loaded], load_enhancer(enhancer), teacher_input)
+
+
+def check_fits(teacher: Teacher, student: nn.Module) -> None:
+    """ValueError when the student's head speaks another language than the teacher's."""
+    ours = getattr(student, "anchor_ratios", ()), getattr(student, "anchor_scale", 0)
+    theirs = getattr(teacher.head, "anchor_ratios", ()), getattr(teacher.head, "anchor_scale", 0)
+    if student.coder != teacher.head.coder or ours != theirs:
+        raise ValueError(
+            f"a {type(teacher.head).__name__} cannot teach a {type(student).__name__}: "
+            "heads must be of one kind (anchor-free, or the same anchors)"
+        )
+
+
+class EnhancedEngine(Engine):
+    """A tracker's network behind an enhancer that sees the patches only: the teacher, in flight.
+
+    For evaluation; slow on a CPU.
+    """
+
+    def __init__(
+        self, network: nn.Module, enhancer: Enhancer, device: str = "cpu", threads: int = 1
+    ) -> None:
+        self._device = torch.device(device)
+        if self._device.type == "cpu":
+            torch.set_num_threads(threads)
+        network = fuse_batch_norm(copy.deepcopy(network).eval())
+        self._network = network.to(self._device, memory_format=torch.channels_last)
+        self._enhancer = enhancer.to(self._device)
+        self.name = f"torch {torch.__version__} {device}, behind {type(enhancer).__name__}"
+
+    def _patch(self, patches: np.ndarray) -> Tensor:
+        images = torch.from_numpy(patches).to(self._device).permute(0, 3, 1, 2).float()
+        return self._enhancer(images)
+
+    def template(self, patches: np.ndarray) -> Template:
+        """Template features of uint8 patches, see ``Engine``."""
+        with torch.inference_mode():
+            return tuple(self._network.template(self._patch(patches)))
+
+    def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps of uint8 patches, see ``Engine``."""
+        count = len(patches)
+        with torch.inference_mode():
+            parts = (p.expand(count, *p.shape[1:]) if len(p) == 1 else p for p in template)
+            output = self._network.search(self._patch(patches), *parts)
+        return output.classification.cpu().numpy(), output.regression.cpu().numpy()
+
+
+def teacher_tracker(
+    tracker: Path, enhancer: str | Path, device: str = "cpu", threads: int = 1,
+    settings: TrackerSettings | None = None, downscale: int | None = None,
+) -> Tracker:  # fmt: skip
+    """A ``Tracker`` that enhances every patch: what the paper's students are measured against."""
+    network, architecture = load_tracker_network(tracker)
+    if settings is None and tracker.suffix == ".safetensors":
+        settings = load_checkpoint(tracker).settings
+    engine = EnhancedEngine(
+        network, load_enhancer(enhancer, downscale), resolve_device(device), threads
+    )
+    return Tracker(engine, STUDENT_SHAPES[architecture], settings or TrackerSettings())
