@@ -2,12 +2,15 @@
 """ROS interfaces (.msg, .srv) to importable Python packages, without a ROS installation.
 
 Under colcon CMake does this. For `pip install` the same rosidl generators come from PyPI: they are
-plain Python, so they are called here and their C and C++ is compiled as one extension module per
-ROS package, `<package>/<package>_s__rosidl_typesupport_c`, the name rclpy imports.
+plain Python, so they are called here, and what they write is compiled into, per ROS package,
 
-One module is enough (the ROS build makes six libraries) because on PyPI there is exactly one
-middleware, Fast DDS: with a single type support rosidl links it statically instead of loading it by
-name at run time.
+- `lib/lib<package>__rosidl_generator_c.so`: the C structs of the messages;
+- `lib/lib<package>__rosidl_typesupport_fastrtps_c.so`: their serialisation for Fast DDS, the one
+  middleware on PyPI;
+- `lib/lib<package>__rosidl_typesupport_introspection_c.so`: from which Fast DDS makes descriptions
+  for tools;
+- `<package>/<package>_s__rosidl_typesupport_c`: the module that rclpy imports. It converts to and
+  from Python objects, and loads the two type supports above by their names.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
-TYPE_SUPPORT = "rosidl_typesupport_fastrtps_c"
+TYPE_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,65 @@ class BuildInterfaces(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Generate, compile and place one interface package."""
         package: InterfacePackage = ext.interface_package
-        generated = Path(self.build_temp) / "interfaces"
+        generated = self.generated_folder
         generate(package, generated / package.name)
-        _configure(ext, package, generated)
+        self._configure(ext, package, generated)
+        structs, *type_supports, module = sources(generated / package.name)
+        libraries = [self._build_library(f"{package.name}__rosidl_generator_c", structs, ext)]
+        ext.libraries += libraries
+        for type_support, files in zip(TYPE_SUPPORTS, type_supports, strict=True):
+            self._build_library(f"{package.name}__{type_support}", files, ext)
+        ext.sources = module
         super().build_extension(ext)
         self._place_python(package.name, generated / package.name)
+
+    @property
+    def generated_folder(self) -> Path:
+        """Where what was generated is left, a folder per package."""
+        return Path(self.build_temp) / "interfaces"
+
+    @property
+    def library_folder(self) -> Path:
+        """Where the libraries for `<prefix>/lib` are left."""
+        return Path(self.build_temp) / "lib"
+
+    def _configure(self, ext: Extension, package: InterfacePackage, generated: Path) -> None:
+        """Fill in what all of the package's libraries are compiled and linked with."""
+        import numpy
+
+        prefix = toolchain_prefix()
+        ext.language = "c++"  # decides the linker
+        ext.include_dirs = [str(generated), str(introspection_root(generated / package.name))]
+        ext.include_dirs += [numpy.get_include()]
+        # ROS packages keep their headers one folder deeper than others (fastcdr).
+        ext.include_dirs += map(str, [prefix / "include", *sorted((prefix / "include").iterdir())])
+        ext.library_dirs = [str(self.library_folder), str(prefix / "lib")]
+        parts = ("rosidl_generator_c", "rosidl_generator_py", *TYPE_SUPPORTS)
+        ext.libraries = [f"{name}__{part}" for name in package.depends for part in parts]
+        ext.libraries += ["rosidl_runtime_c", "rcutils", "fastcdr"]
+        ext.libraries += ["rosidl_typesupport_c", "rosidl_typesupport_fastrtps_cpp", *TYPE_SUPPORTS]
+        # NDEBUG: as in the official packages, the generated conversions are full of assertions.
+        ext.extra_compile_args = ["-O2", "-g0", "-DNDEBUG", "-w"]
+        # The libraries' own dependencies have mangled names that only the loader resolves.
+        ext.extra_link_args = ["-Wl,--as-needed", "-Wl,--allow-shlib-undefined"]
+
+    def _build_library(self, name: str, files: list[str], ext: Extension) -> str:
+        """Compile `files` into the library `name`; returns the name."""
+        objects = self.compiler.compile(
+            files,
+            output_dir=self.build_temp,
+            include_dirs=ext.include_dirs,
+            extra_postargs=ext.extra_compile_args,
+        )
+        self.compiler.link_shared_object(
+            objects,
+            str(self.library_folder / f"lib{name}.so"),
+            libraries=ext.libraries,
+            library_dirs=ext.library_dirs,
+            extra_postargs=ext.extra_link_args,
+            target_lang=ext.language,
+        )
+        return name
 
     def _place_python(self, name: str, generated: Path) -> None:
         """Copy the generated modules next to where the compiled one goes."""
@@ -91,6 +148,7 @@ def generate(package: InterfacePackage, output: Path) -> None:
     from rosidl_generator_py.cli import GeneratePython
     from rosidl_typesupport_c.cli import GenerateCTypesupport
     from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
+    from rosidl_typesupport_introspection_c.cli import GenerateIntrospectionCTypesupport
 
     prefix = toolchain_prefix()
     # The generators look up their templates in the ament index.
@@ -107,46 +165,43 @@ def generate(package: InterfacePackage, output: Path) -> None:
     for generator in (
         GenerateC("c"),
         GenerateFastRTPSCTypesupport("fastrtps_c"),
-        GenerateCTypesupport("c", typesupport_implementations=[TYPE_SUPPORT]),
+        GenerateCTypesupport("c", typesupport_implementations=list(TYPE_SUPPORTS)),
         GeneratePython("py", typesupport_implementations=["rosidl_typesupport_c"]),
     ):
         generator.generate(package.name, interfaces, includes, output)
+    # Apart, because two of its files have the name of GenerateC's.
+    GenerateIntrospectionCTypesupport("introspection_c").generate(
+        package.name, interfaces, includes, introspection_root(output) / package.name
+    )
 
 
-def _configure(ext: Extension, package: InterfacePackage, generated: Path) -> None:
-    """Fill in sources, include folders and libraries of `ext`."""
-    import numpy
-
-    prefix = toolchain_prefix()
-    ext.sources = [str(path) for path in _translation_units(generated / package.name)]
-    ext.depends = [str(package.folder / file) for file in package.interface_files]
-    ext.language = "c++"  # decides the linker
-    ext.include_dirs = [str(generated), numpy.get_include()]
-    # ROS packages keep their headers one folder deeper than others (fastcdr).
-    ext.include_dirs += map(str, [prefix / "include", *sorted((prefix / "include").iterdir())])
-    ext.library_dirs = [str(prefix / "lib")]
-    parts = ("generator_c", "generator_py", "typesupport_c", "typesupport_fastrtps_c")
-    ext.libraries = [f"{name}__rosidl_{part}" for name in package.depends for part in parts]
-    ext.libraries += ["rosidl_runtime_c", "rcutils", "fastcdr"]
-    ext.libraries += ["rosidl_typesupport_fastrtps_c", "rosidl_typesupport_fastrtps_cpp"]
-    # NDEBUG: as in the official packages, the generated conversions are full of assertions.
-    ext.extra_compile_args = ["-O2", "-g0", "-DNDEBUG", "-w"]
-    # The libraries' own dependencies have mangled names that only the loader resolves.
-    ext.extra_link_args = ["-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN/../../.."]
+def introspection_root(output: Path) -> Path:
+    """Include folder of what is generated for introspection of the package in folder `output`."""
+    return output / "introspection"
 
 
-def _translation_units(generated: Path) -> list[Path]:
-    """The files to compile: one that includes all others per language, for speed.
+def sources(generated: Path) -> list[list[str]]:
+    """The files to compile: for the structs, for each type support, and for the Python module.
 
-    The descriptions repeat names of static variables and stay apart.
+    Each group is one file that includes the others, which compiles several times faster. Only the
+    descriptions stay apart: they repeat names of static variables.
     """
     descriptions = sorted(generated.glob("*/detail/*__description.c"))
-    units = {
-        "structs.c": sorted(set(generated.glob("*/detail/*.c")) - set(descriptions)),
-        "python.c": sorted(generated.glob("*/_*_s.c")) + sorted(generated.glob("_*_s.ep.*.c")),
-        "type_support.cpp": sorted(generated.glob("**/*.cpp")),
-    }
-    for unit, files in units.items():
-        lines = [f'#include "{file.resolve()}"\n' for file in files]
-        (generated / unit).write_text("".join(lines), encoding="utf-8")
-    return [generated / unit for unit in units] + descriptions
+    structs = sorted(set(generated.glob("*/detail/*.c")) - set(descriptions))
+    introspection = sorted(introspection_root(generated).glob("*/*/detail/*.c"))
+    fastrtps = sorted(generated.glob("*/detail/*.cpp"))
+    python = sorted([*generated.glob("*/_*_s.c"), *generated.glob("_*_s.ep.*.c")])
+    dispatch = sorted(generated.glob("*/*.cpp"))
+    return [
+        [_joined(generated / "structs.c", structs), *map(str, descriptions)],
+        [_joined(generated / "fastrtps.cpp", fastrtps)],
+        [_joined(generated / "introspection.c", introspection)],
+        [_joined(generated / "python.c", python), _joined(generated / "dispatch.cpp", dispatch)],
+    ]
+
+
+def _joined(unit: Path, files: list[Path]) -> str:
+    """Write the file `unit`, which includes `files`."""
+    lines = [f'#include "{file.resolve()}"\n' for file in files]
+    unit.write_text("".join(lines), encoding="utf-8")
+    return str(unit)

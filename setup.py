@@ -54,9 +54,10 @@ class InstallRosFiles(install_data):
         """Collect the files under `build/prefix` as they go under the prefix, then install them."""
         stage = Path(self.get_finalized_command("build").build_base) / "prefix"
         shutil.rmtree(stage, ignore_errors=True)
-        generated = Path(self.get_finalized_command("build").build_temp) / "interfaces"
+        interfaces = self.get_finalized_command("build_ext")
         for package in (MLKD_ROS, VISION_MSGS):
-            stage_package(package, generated / package.name, stage)
+            stage_package(package, interfaces.generated_folder / package.name, stage)
+        copy_files(interfaces.library_folder, stage / "lib", (".so",))
         for folder in ("launch", "config"):
             copy_files(ROOT / folder, stage / "share/mlkd_ros" / folder, (".py", ".yaml", ".xml"))
         for name in EXECUTABLES:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ament_index_python import PackageNotFoundError, get_package_share_directory
 
-FASTDDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS looks for its settings: since Kilted, and before."""
+__all__ = ["fastdds_environment", "share_directory", "use_fastdds_profile"]
+
+# Where Fast DDS looks for its settings: since Kilted, and before. Kilted warns about the old name.
+_PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
+_PROFILES_BEFORE_KILTED = "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 def share_directory() -> Path:
@@ -27,10 +30,11 @@ def fastdds_environment() -> dict[str, str]:
 
     Empty if the user has already chosen settings of their own.
     """
-    if any(os.environ.get(name) for name in FASTDDS_PROFILE_VARIABLES):
+    if os.environ.get(_PROFILES) or os.environ.get(_PROFILES_BEFORE_KILTED):
         return {}
-    profile = str(share_directory() / "config" / "fastdds.xml")
-    return dict.fromkeys(FASTDDS_PROFILE_VARIABLES, profile)
+    old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    profile = share_directory() / "config" / "fastdds.xml"
+    return {_PROFILES_BEFORE_KILTED if old else _PROFILES: str(profile)}
 
 
 def use_fastdds_profile() -> None:

@@ -11,46 +11,41 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from mlkd_ros.share import fastdds_environment, share_directory
 
 
-def _claim_domain() -> tuple[int, IO]:
+def _claim_domain() -> int:
     """Find a DDS domain that no other pytest process on this machine uses.
 
-    Claimed by a file lock, which ends with the process. Above 101 the ports of a domain fall into
-    the range that the system hands out.
+    Claimed by a lock on a file that stays open as long as this process lives. Above 101 the ports
+    of a domain fall into the range that the system hands out.
     """
     for domain in range(1, 102):
+        path = Path(tempfile.gettempdir()) / f"mlkd_ros_domain_{domain}.lock"
         try:
-            lock = open(Path(tempfile.gettempdir()) / f"mlkd_ros_domain_{domain}.lock", "w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # taken, or another user's
             continue
-        return domain, lock
+        return domain
     raise RuntimeError("all 101 DDS domains are in use by other test runs")
 
 
 # Before anything imports rclpy; inherited by the processes that tests start. Not from the
 # environment: the workers of one xdist run inherit the same.
-_domain, _domain_lock = _claim_domain()
-os.environ["ROS_DOMAIN_ID"] = str(_domain)
+os.environ["ROS_DOMAIN_ID"] = str(_claim_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # a wrong type is an error, not garbage on the wire
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="mlkd_ros_log_"))
-os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
-os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(ROOT / "config" / "fastdds.xml")
+os.environ.update(fastdds_environment())
 
 
 class NodeProcess:
     """An executable of the package, running. Its output goes to a file, so it never blocks."""
 
     def __init__(self, name: str, arguments: tuple[str, ...], log: Path) -> None:
-        from mlkd_ros.share import share_directory
-
         # Where `ros2 run` takes it from, in an installation of either kind.
         executable = share_directory().parents[1] / "lib" / "mlkd_ros" / name
         self.log = log
