@@ -38,12 +38,15 @@ class OnePass:
     seconds: np.ndarray
 
 
-def darkened_frames(sequence: Sequence, condition: str) -> Iterator[np.ndarray]:
+def darkened_frames(
+    sequence: Sequence, condition: str, noise_seed: int = 0
+) -> Iterator[np.ndarray]:
     """Iterate over the frames of a sequence as a camera saw them under a named condition.
 
     Args:
         sequence: Any sequence.
         condition: ``day`` for the frames as they are, else a name of ``lowlight.NAMED_CONDITIONS``.
+        noise_seed: Other seeds give other noise, to see how much a figure owes to chance.
 
     Raises:
         ValueError: The condition is unknown.
@@ -52,19 +55,23 @@ def darkened_frames(sequence: Sequence, condition: str) -> Iterator[np.ndarray]:
         raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, not {condition!r}")
     if condition == DAY:
         return iter(sequence.frames)
-    return _captures(sequence, condition)
+    return _captures(sequence, condition, noise_seed)
 
 
-def _captures(sequence: Sequence, condition: str) -> Iterator[np.ndarray]:
+def _captures(sequence: Sequence, condition: str, noise_seed: int) -> Iterator[np.ndarray]:
     key = zlib.crc32(f"{sequence.name}/{condition}".encode())
+    extra = (noise_seed,) if noise_seed else ()
     for number, frame in enumerate(sequence.frames):
-        yield capture(frame, NAMED_CONDITIONS[condition], np.random.default_rng((key, number)))
+        yield capture(
+            frame, NAMED_CONDITIONS[condition], np.random.default_rng((key, number, *extra))
+        )
 
 
 def run_one_pass(
     trackers: Mapping[str, EvaluatedTracker],
     sequence: Sequence,
     condition: str = DAY,
+    noise_seed: int = 0,
     on_frame: Callable[[int], object] | None = None,
 ) -> dict[str, OnePass]:
     """Run trackers over a sequence, interleaved frame by frame.
@@ -74,6 +81,7 @@ def run_one_pass(
             another.
         sequence: With at least one annotated frame.
         condition: See :func:`darkened_frames`.
+        noise_seed: See :func:`darkened_frames`.
         on_frame: Called with the number of each finished frame, for a progress bar.
 
     Raises:
@@ -89,7 +97,7 @@ def run_one_pass(
         name: OnePass(np.full((len(sequence), 4), np.nan), np.full(len(sequence), np.nan))
         for name in trackers
     }
-    for number, frame in enumerate(darkened_frames(sequence, condition)):
+    for number, frame in enumerate(darkened_frames(sequence, condition, noise_seed)):
         for name, tracker in trackers.items():
             if number >= start:
                 _one_frame(
@@ -124,9 +132,13 @@ def _one_frame(
         result.boxes[number] = box
 
 
-def result_file(folder: Path, dataset: str, condition: str, tracker: str, sequence: str) -> Path:
+def result_file(
+    folder: Path, dataset: str, condition: str, tracker: str, sequence: str, noise_seed: int = 0
+) -> Path:
     """Name ``<folder>/<dataset>[-<condition>]/<tracker>/<sequence>.txt``, the field's layout."""
     name = dataset if condition == DAY else f"{dataset}-{condition}"
+    if noise_seed and condition != DAY:
+        name += f"-noise{noise_seed}"
     return folder / name / tracker / f"{sequence}.txt"
 
 

@@ -11,6 +11,7 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -208,7 +209,7 @@ def _opencv(name: str) -> Callable[..., Any]:
 
 def _opencv_nano(backbone: Path, head: Path) -> Callable[[], Any]:
     create = _opencv("Nano")
-    parameters = cv2.TrackerNano_Params()
+    parameters: Any = getattr(cv2, "TrackerNano_Params")()  # noqa: B009  # not in OpenCV's stubs
     parameters.backbone, parameters.neckhead = str(backbone), str(head)
     return partial(create, parameters)
 
@@ -231,6 +232,24 @@ def tracker_label(specification: str) -> str:
     kind, _, argument = specification.partition("=")
     stem = Path(argument.split(",")[0]).stem.removesuffix("_backbone")
     return f"{kind}-{stem}" if stem else kind
+
+
+def tracker_identity(specification: str) -> str:
+    """Hash of the kind and of the files that ``KIND=PATHS`` names (for ours, of its checkpoint)."""
+    kind, _, argument = specification.partition("=")
+    if kind not in KINDS:
+        raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
+    files = [Path(part) for part in argument.split(",") if part]
+    if kind == "ours" and not files:
+        from mlkd_ros.tracking.checkpoint import default_checkpoint
+
+        files = [default_checkpoint()]
+    digest = hashlib.sha256(kind.encode())
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, named for tracker {kind}")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def create_tracker(specification: str) -> EvaluatedTracker:

@@ -69,6 +69,8 @@ def test_darkening_is_the_same_in_every_run_and_differs_between_frames() -> None
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], first[1])
     assert first[0].mean() < 40
+    reseeded = next(darkened_frames(sequence, "dark", noise_seed=1))
+    assert not np.array_equal(reseeded, first[0])
     renamed = Sequence("other", [image] * 3, np.ones((3, 4)))
     assert not np.array_equal(next(darkened_frames(renamed, "dark")), first[0])
     assert next(darkened_frames(sequence, "day")) is image
@@ -114,6 +116,18 @@ def test_tracker_names_and_their_errors(tmp_path: Path) -> None:
         trackers.create_tracker("nanotrack")
     with pytest.raises(ValueError, match="no such network file"):
         trackers.create_tracker(f"opencv-nano={tmp_path}/a.onnx,{tmp_path}/b.onnx")
+
+
+def test_identity_is_that_of_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"1")
+    first = trackers.tracker_identity(f"nanotrack={path}")
+    assert first == trackers.tracker_identity(f"nanotrack={path}")
+    assert first != trackers.tracker_identity(f"opencv-nano={path}")
+    path.write_bytes(b"2")
+    assert first != trackers.tracker_identity(f"nanotrack={path}")
+    with pytest.raises(ValueError, match=r"b\.onnx: no such file"):
+        trackers.tracker_identity(f"nanotrack={path},{tmp_path}/b.onnx")
 
 
 def test_opencv_trackers_follow_a_bright_square() -> None:
@@ -174,8 +188,13 @@ def test_the_command_prints_a_table_and_resumes(
     assert (dataset.parent / "results" / "pairs-dark" / "ours" / "b.txt").is_file()
     assert _evaluate(dataset) == 0
     assert made == ["ours"], "results that are there are not computed again"
+    monkeypatch.setattr(trackers, "tracker_identity", lambda name: "other weights")
+    assert _evaluate(dataset) == 0
+    assert made == ["ours"] * 2, "results of other weights are"
     assert _evaluate(dataset, "--overwrite", "--sequence", "b") == 0
-    assert made == ["ours", "ours"]
+    assert made == ["ours"] * 3
+    assert _evaluate(dataset, "--condition", "dark", "--noise-seed", "2") == 0
+    assert (dataset.parent / "results" / "pairs-dark-noise2" / "ours" / "a.txt").is_file()
 
 
 def test_the_command_names_what_is_wrong(dataset: Path) -> None:
