@@ -84,7 +84,7 @@ class Monitor:
         self._departures: deque[float] = deque(maxlen=1024)
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._last_arrival = time.monotonic()
-        self._silent = False
+        self._silent_after: int | None = None  # Images received before the silence that lasts.
         self.received = 0
         self.unusable: Counter[str] = Counter()
         self.problem = ""
@@ -120,11 +120,15 @@ class Monitor:
 
     def silence_changed(self, timeout: float) -> bool | None:
         """True once when silence begins, False once when it ends, None otherwise."""
-        silent = self.silence() > timeout
-        if silent == self._silent:
-            return None
-        self._silent = silent
-        return silent
+        if self._silent_after is not None:
+            if self.received == self._silent_after:
+                return None
+            self._silent_after = None
+            return False
+        if self.silence() > timeout:
+            self._silent_after = self.received
+            return True
+        return None
 
     def rates(self) -> tuple[float, float]:
         """Images received and processed a second, of late."""

@@ -55,11 +55,6 @@ from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, load_tracker
 from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
 __all__ = ["TrackerNode", "main"]
 
 #: Seconds between two log lines about the same thing.
@@ -83,6 +78,7 @@ class TrackerNode(Node):
         self._monitor = Monitor()
         self._number = 0
         self._image_kind = ""
+        self._logged_qos_problem = ""
         self._next_overlay = 0.0
         self._worker = TrackingWorker(self._load, self._publish, self._failed)
         self._advertise()
@@ -126,9 +122,6 @@ class TrackerNode(Node):
             self._on_image,
             # The newest image only: whatever waits in a queue is late.
             QoSProfile(depth=1, reliability=reliability),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=self._on_incompatible_qos, use_default_callbacks=False
-            ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._topic = self._images.topic_name
@@ -247,13 +240,11 @@ class TrackerNode(Node):
         self._failed("carrying out a command", error)
         raise DesignationError(Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
-    def _on_incompatible_qos(self, _event: Any) -> None:
-        problem = self._qos_problem()
-        if problem:
-            self.get_logger().error(problem, throttle_duration_sec=_LOG_EVERY)
-
     def _qos_problem(self) -> str:
-        """Which publisher of the image topic cannot reach this node, and why; empty if all can."""
+        """Which publisher of the image topic cannot reach this node, and why; empty if all can.
+
+        Looked up rather than told by an event: when that comes, the publisher has no name yet.
+        """
         for publisher in self.get_publishers_info_by_topic(self._topic):
             compatibility, reason = qos_check_compatible(
                 publisher.qos_profile, self._images.qos_profile
@@ -261,6 +252,8 @@ class TrackerNode(Node):
             if compatibility == QoSCompatibility.ERROR:
                 offered, asked = publisher.qos_profile, self._images.qos_profile
                 name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+                if "UNKNOWN" in name:
+                    name = "a publisher"
                 return (
                     f"no image on {self._topic} comes through from {name}: it offers "
                     f"{offered.reliability.name}, {offered.durability.name}; this node asks for "
@@ -281,6 +274,9 @@ class TrackerNode(Node):
             self.get_logger().error(message.status[0].message)
         elif changed is False:
             self.get_logger().info(f"images on {self._topic} again")
+        if snapshot.qos_problem not in ("", self._logged_qos_problem):
+            self.get_logger().error(snapshot.qos_problem)
+        self._logged_qos_problem = snapshot.qos_problem
 
     def _snapshot(self) -> Snapshot:
         settings, targets, monitor = self._declared.settings, self._worker.targets, self._monitor

@@ -66,10 +66,10 @@ def image_of(bgr: np.ndarray, stamp: int, encoding: str = "bgr8") -> Image:
 class TrackerProcess:
     """The executable `tracker`, started with parameters; its log is collected."""
 
-    def __init__(self, *arguments: str, **parameters: object) -> None:
+    def __init__(self, namespace: str = "mlkd", **parameters: object) -> None:
         # Where `ros2 run` takes it from, in an installation of either kind.
         executable = share_directory().parents[1] / "lib" / "mlkd_ros" / "tracker"
-        command = [str(executable), *arguments, "--ros-args"]
+        command = [str(executable), "--ros-args", "-r", f"__ns:=/{namespace}"]
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ["-p", f"{name}:={text}"]
