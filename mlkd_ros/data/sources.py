@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from mlkd_ros.data.sequences import (
     list_images,
     read_image,
 )
-from mlkd_ros.tracking import frame as frames
+from mlkd_ros.tracking.encoding import frame_over
 
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -194,64 +193,25 @@ def _open_bag(path: Path) -> Any:
     return reader
 
 
-class _Layout(NamedTuple):
-    """How an encoding lies in memory: constructor of its frame, values a pixel, bytes a value."""
-
-    make: Callable[[np.ndarray], frames.Frame]
-    channels: int = 1
-    width: int = 1
-
-
-_LAYOUTS = {
-    "bgr8": _Layout(frames.BgrFrame, 3),
-    "8UC3": _Layout(frames.BgrFrame, 3),
-    "rgb8": _Layout(frames.RgbFrame, 3),
-    "bgra8": _Layout(frames.BgraFrame, 4),
-    "rgba8": _Layout(frames.RgbaFrame, 4),
-    "mono8": _Layout(frames.Mono8Frame),
-    "8UC1": _Layout(frames.Mono8Frame),
-    "mono16": _Layout(frames.Mono16Frame, width=2),
-    "16UC1": _Layout(frames.Mono16Frame, width=2),
-    "yuv422": _Layout(frames.UyvyFrame, 2),
-    "uyvy": _Layout(frames.UyvyFrame, 2),
-    "yuv422_yuy2": _Layout(frames.Yuy2Frame, 2),
-    "yuyv": _Layout(frames.Yuy2Frame, 2),
-    "nv12": _Layout(frames.Nv12Frame),
-    **{
-        f"bayer_{pattern}8": _Layout(partial(frames.BayerFrame, pattern=pattern))
-        for pattern in frames.BAYER_PATTERNS
-    },
-}
-
-
 def decode_message(message: Any) -> np.ndarray:
     """Decode an Image or CompressedImage message, of ROS or of rosbags, to uint8 BGR.
 
     Raises:
-        ValueError: The encoding is unknown or the data is too short; the message says which.
+        ValueError: The message cannot be decoded; the error says why.
     """
     if hasattr(message, "format"):
         image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise ValueError(f"compressed image of format {message.format!r} cannot be decoded")
         return image
-    layout = _LAYOUTS.get(message.encoding)
-    if layout is None:
-        known = ", ".join(_LAYOUTS)
-        raise ValueError(f"encoding {message.encoding!r} is not supported; supported are {known}")
-    rows = message.height * 3 // 2 if message.encoding == "nv12" else message.height
-    row_bytes = message.width * layout.channels * layout.width
-    needed = message.step * (rows - 1) + row_bytes
-    if message.width < 1 or rows < 1 or message.step < row_bytes or len(message.data) < needed:
-        raise ValueError(
-            f"{message.width}x{message.height} {message.encoding} with step {message.step} needs "
-            f"a step of {row_bytes} and {needed} bytes, not {len(message.data)}"
-        )
-    shape: tuple[int, ...] = (rows, message.width, layout.channels)
-    strides = (message.step, layout.channels * layout.width, layout.width)
-    dtype = np.dtype(f"{'>' if message.is_bigendian else '<'}u{layout.width}")
-    pixels: np.ndarray = np.ndarray(shape, dtype, buffer=message.data, strides=strides)
-    frame = layout.make(pixels if layout.channels > 1 else pixels[:, :, 0])
+    frame = frame_over(
+        message.data,
+        message.width,
+        message.height,
+        message.step,
+        message.encoding,
+        bigendian=bool(message.is_bigendian),
+    )
     return np.ascontiguousarray(frame.window(0, 0, frame.width, frame.height))
 
 

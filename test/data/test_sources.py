@@ -139,9 +139,9 @@ def test_messages_with_padded_rows_and_wide_values() -> None:
 def test_unusable_messages_say_why() -> None:
     with pytest.raises(ValueError, match="encoding '32FC1' is not supported"):
         decode_message(_message("32FC1", bytes(32), 16))
-    with pytest.raises(ValueError, match="needs a step of 12 and 24 bytes, not 23"):
+    with pytest.raises(ValueError, match="23 bytes of data, but 4x2 bgr8 .* need 24"):
         decode_message(_message("bgr8", bytes(23), 12))
-    with pytest.raises(ValueError, match="with step 11"):
+    with pytest.raises(ValueError, match="step is 11 bytes"):
         decode_message(_message("bgr8", bytes(24), 11))
     with pytest.raises(ValueError, match="'jpeg' cannot be decoded"):
         decode_message(SimpleNamespace(format="jpeg", data=b"no"))
