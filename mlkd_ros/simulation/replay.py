@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -90,6 +91,11 @@ class Replay(Node):
             if not self._wait_until(begin, first, stamp):
                 return
             self._publish(message, first, stamp)
+
+    def flush(self) -> None:
+        """Wait a moment until the last image has reached reliable subscribers."""
+        if self.context.ok():
+            self._images.wait_for_all_acked(Duration(seconds=1.0))
 
     def _messages(self) -> Iterator[tuple[float, Image]]:
         """The recording's stamps and images, made before they are due. Time never goes back."""
@@ -233,6 +239,7 @@ def _run(node: Replay, options: argparse.Namespace) -> None:
     node.play()
     while options.loop and node.context.ok():
         node.play()
+    node.flush()
     node.get_logger().info(f"{node.published} images played")
 
 

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executable `replay` plays every kind of recording at its own times."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from node_support import GroundStation, Scene, TrackerProcess, wait_until
+from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+
+from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.node.messages import box_from_message, nanoseconds
+from mlkd_ros.srv import InitTarget
+from mlkd_ros.tracking.geometry import iou
+
+WIDTH, HEIGHT = 64, 48
+
+
+def picture(index: int) -> np.ndarray:
+    """Its brightness tells which image it is, through any compression."""
+    return np.full((HEIGHT, WIDTH, 3), 20 + 20 * index, np.uint8)
+
+
+def index_of(message: Image) -> int:
+    frame = Decoder().decode(message)
+    return round((frame.window(0, 0, frame.width, frame.height).mean() - 20) / 20)
+
+
+class Audience:
+    """Subscribes to images and the clock, and notes when they came."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("audience", namespace="mlkd", context=self.context)
+        self.images: list[tuple[float, Image]] = []
+        self.clock: list[int] = []
+        self.node.create_subscription(Image, "image", self._on_image, 50)
+        self.node.create_subscription(
+            Clock, "/clock", lambda message: self.clock.append(nanoseconds(message.clock)), 50
+        )
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._ending = False
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._ending:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def _on_image(self, message: Image) -> None:
+        self.images.append((time.monotonic(), message))
+
+    def wait_for(self, count: int) -> list[Image]:
+        wait_until(lambda: len(self.images) >= count, 20, f"{count} images")
+        return [message for _, message in self.images]
+
+    def close(self) -> None:
+        self._ending = True
+        self._thread.join()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def audience() -> Iterator[Audience]:
+    audience = Audience()
+    yield audience
+    audience.close()
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("replay") / "flight.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (WIDTH, HEIGHT))
+    for index in range(8):
+        writer.write(picture(index))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for index in range(8):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(index))
+    return tmp_path
+
+
+def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
+    """Two image topics; /camera/image holds one image per stamp."""
+    rosbag2 = pytest.importorskip("rosbags.rosbag2")
+    typesys = pytest.importorskip("rosbags.typesys")
+    store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    types, kind = store.types, "sensor_msgs/msg/Image"
+    storage = getattr(rosbag2.StoragePlugin, plugin)
+    with rosbag2.Writer(path, version=8, storage_plugin=storage) as writer:
+        for topic in ("/camera/image", "/other/image"):
+            connection = writer.add_connection(topic, kind, typestore=store)
+            for index, stamp in enumerate(stamps if topic == "/camera/image" else stamps[:1]):
+                stamp_message = types["builtin_interfaces/msg/Time"](
+                    sec=stamp // 10**9, nanosec=stamp % 10**9
+                )
+                message = types[kind](
+                    header=types["std_msgs/msg/Header"](stamp=stamp_message, frame_id="camera"),
+                    height=HEIGHT,
+                    width=WIDTH,
+                    encoding="bgr8",
+                    is_bigendian=0,
+                    step=WIDTH * 3,
+                    data=picture(index).ravel(),
+                )
+                writer.write(connection, stamp, store.serialize_cdr(message, kind))
+    return path
+
+
+def test_a_video_at_its_own_times_with_stamps_of_now(
+    audience: Audience, start_node: Callable, video: Path
+) -> None:
+    replay = start_node("replay", str(video))
+    messages = audience.wait_for(8)
+    assert [index_of(message) for message in messages] == list(range(8))
+    stamps = np.array([nanoseconds(message.header.stamp) for message in messages]) / 1e9
+    assert np.median(np.diff(stamps)) == pytest.approx(0.05, abs=0.02)
+    assert stamps[-1] - stamps[0] == pytest.approx(0.35, abs=0.15)
+    assert abs(time.time() - stamps[-1]) < 5.0
+    assert {(m.encoding, m.header.frame_id) for m in messages} == {("bgr8", "camera_optical")}
+    assert audience.clock == []
+    assert replay.process.wait(15) == 0
+    assert "8 images played" in replay.output
+
+
+def test_twice_as_fast_again_and_again_until_interrupted(
+    audience: Audience, start_node: Callable, folder: Path
+) -> None:
+    replay = start_node(
+        "replay", str(folder), "--frame-rate", "20", "--rate", "2", "--loop", "--frame-id", "nose"
+    )
+    messages = audience.wait_for(20)
+    assert [index_of(message) for message in messages[:20]] == [i % 8 for i in range(20)]
+    arrivals = np.array([when for when, _ in audience.images])
+    assert np.median(np.diff(arrivals)) == pytest.approx(0.025, abs=0.012)
+    assert messages[0].header.frame_id == "nose"
+    assert replay.running
+    assert replay.stop() == 0
+    assert "Traceback" not in replay.output
+
+
+@pytest.mark.parametrize("plugin", ["MCAP", "SQLITE3"])
+def test_a_bag_with_its_own_stamps_and_clock(
+    audience: Audience, start_node: Callable, tmp_path: Path, plugin: str
+) -> None:
+    recorded = [1_700_000_000 * 10**9 + i * 40_000_000 for i in (0, 1, 2, 5, 6)]
+    bag = write_bag(tmp_path / "bag", plugin, recorded)
+    replay = start_node("replay", str(bag), "--bag-topic", "/camera/image", "--clock")
+    messages = audience.wait_for(5)
+    stamps = [nanoseconds(message.header.stamp) for message in messages]
+    # Sources give seconds as floats: a quarter of a microsecond at today's time.
+    np.testing.assert_allclose(np.array(stamps) - recorded, 0, atol=300)
+    arrivals = np.array([when for when, _ in audience.images])
+    assert arrivals[3] - arrivals[2] == pytest.approx(0.12, abs=0.06)
+    assert replay.process.wait(15) == 0
+    assert "5 images played" in replay.output
+    clock = np.array(audience.clock)
+    assert len(clock) > 10
+    assert (np.diff(clock) >= 0).all()
+    assert set(stamps) <= set(audience.clock)
+
+
+def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
+    audience: Audience, start_node: Callable, folder: Path
+) -> None:
+    start_node("replay", str(folder), "--clock", "--encoding", "mono8")
+    messages = audience.wait_for(8)
+    assert nanoseconds(messages[0].header.stamp) == 10**9
+    assert (messages[0].encoding, messages[0].step) == ("mono8", WIDTH)
+    assert [index_of(message) for message in messages] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nothing.mp4"], 1, "nothing.mp4: no such file"),
+        ([], 2, "the following arguments are required: input"),
+        (["x.mp4", "--rate", "0"], 2, "0 is not above 0"),
+        (["x.mp4", "--encoding", "h264"], 2, "invalid choice: 'h264'"),
+    ],
+)
+def test_what_cannot_be_played(
+    start_node: Callable, arguments: list[str], status: int, words: str
+) -> None:
+    replay = start_node("replay", *arguments)
+    assert replay.process.wait(30) == status
+    assert words in replay.output
+    assert "Traceback" not in replay.output
+
+
+def test_odd_sides_in_an_encoding_that_needs_even_ones(
+    start_node: Callable, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 63, 3), np.uint8))
+    replay = start_node("replay", str(tmp_path), "--encoding", "nv12", "--wait", "0")
+    assert replay.process.wait(30) == 1
+    assert "nv12 needs even sides, not 63x48" in replay.output
+
+
+def test_nobody_listens_and_it_ends_when_asked(start_node: Callable, video: Path) -> None:
+    arguments = ["--wait", "0", "--loop", "--ros-args", "-r", "image:=/elsewhere"]
+    replay = start_node("replay", str(video), *arguments)
+    replay.wait_for_output("nobody subscribes to /elsewhere, playing anyway")
+    replay.process.send_signal(signal.SIGTERM)
+    assert replay.process.wait(15) == 0
+
+
+def test_a_tracker_on_the_recordings_clock(
+    start_node: Callable, tmp_path: Path, scene: Scene
+) -> None:
+    """Latencies are of the replayed time, and a loop goes back in time without an end."""
+    for index in range(40):
+        cv2.imwrite(str(tmp_path / f"{index:03}.png"), scene.image(index))
+    process = TrackerProcess(namespace="foxtrot", use_sim_time=True, reliability="reliable")
+    ground = GroundStation("foxtrot")
+    try:
+        process.wait_for_log("ready:", 60)
+        ground.node.destroy_publisher(ground.images)
+        start_node(
+            "replay", str(tmp_path), "--clock", "--loop", "--ros-args", "-r", "__ns:=/foxtrot"
+        )
+        wait_until(lambda: len(ground.detections) > 3, 20, "detections")
+        assert ground.init_client.wait_for_service(10)
+        first_stamp = 10**9
+        response = ground.designate(scene.box(0), first_stamp)
+        assert response.code == InitTarget.Response.SUCCESS, response.message
+        process.wait_for_log("went backwards", 20)
+        count = len(ground.statuses)
+        wait_until(lambda: len(ground.statuses) > count + 15, 20, "statuses after the loop")
+        statuses = [s for s in list(ground.statuses) if s.target_id]
+        # Around the jump image and clock may be from different rounds.
+        assert np.median([s.latency for s in statuses]) < 0.2
+        overlaps = [
+            iou(box_from_message(message.detections[0].bbox), scene.box(index))
+            for stamp, message in list(ground.detections.items())
+            if message.detections
+            for index in [round((stamp - first_stamp) / 1e9 * 30)]
+        ]
+        assert np.median(overlaps) > 0.5
+    finally:
+        ground.close()
+        assert process.end() == 0

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services that wait for the tracking thread: they hold nothing up, and answer when it cannot.
+
+The node runs in this process, so that its tracker can be slowed down and broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from node_support import GroundStation, Scene, image_of, only_box, wait_until
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from mlkd_ros.node import targets, tracker_node
+from mlkd_ros.node.tracker_node import TrackerNode
+from mlkd_ros.srv import InitTarget
+from mlkd_ros.tracking import Tracker, update_together
+from mlkd_ros.tracking.geometry import iou
+
+Code = InitTarget.Response
+
+
+class Running:
+    """A node on an executor in a thread of this process."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = TrackerNode(
+            namespace="echo",
+            context=self.context,
+            parameter_overrides=[
+                Parameter("reliability", value="reliable"),
+                Parameter("catch_up_duration", value=1.0),
+            ],
+        )
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin)
+        self.thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the executor's thread has used."""
+        assert self.thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self.thread.ident))
+
+    def close(self) -> None:
+        self.context.try_shutdown()
+        self.thread.join(10.0)
+        self.node.close()
+
+
+@pytest.fixture
+def may_load(monkeypatch: pytest.MonkeyPatch, shipped_tracker: Tracker) -> threading.Event:
+    """Set to let the node's tracker load."""
+    event = threading.Event()
+    monkeypatch.setattr(
+        tracker_node, "load_tracker", lambda *_, **__: event.wait(30) and shipped_tracker.sibling()
+    )
+    return event
+
+
+@pytest.fixture
+def running(may_load: threading.Event) -> Iterator[Running]:
+    running = Running()
+    yield running
+    may_load.set()
+    running.close()
+
+
+@pytest.fixture
+def ground(running: Running) -> Iterator[GroundStation]:
+    ground = GroundStation("echo")
+    ground.connect()
+    yield ground
+    ground.close()
+
+
+def test_while_loading(ground: GroundStation, may_load: threading.Event, scene: Scene) -> None:
+    response = ground.designate(scene.box(0))
+    assert (response.code, response.target_id) == (Code.NOT_READY, "")
+    assert "still loading" in response.message
+    assert ground.stop().success
+    may_load.set()
+    ground.show(image_of(scene.image(0), ground.now()))
+    assert ground.designate(scene.box(0)).code == Code.SUCCESS
+
+
+def test_a_tracker_that_fails_costs_neither_node_nor_target(
+    ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+) -> None:
+    may_load.set()
+    stamps = [ground.now() for _ in range(3)]
+    for index, stamp in enumerate(stamps):
+        ground.show(image_of(scene.image(index), stamp))
+    first = ground.designate(scene.box(2))
+
+    def broken(trackers, image, stamp=None):
+        raise RuntimeError("out of device memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "update_together", broken)
+        response = ground.designate(scene.box(0), stamps[0])
+        assert response.code == Code.INTERNAL_ERROR
+        assert "out of device memory" in response.message
+        ground.images.publish(image_of(scene.image(3), ground.now()))
+        time.sleep(0.2)
+    detections = ground.show(image_of(scene.image(4), ground.now()))
+    assert detections.detections[0].id == first.target_id
+    assert iou(only_box(detections), scene.box(4)) > 0.6
+    status = ground.status_of(ground.last_stamp)
+    assert (status.frames_received, status.frames_processed, status.frames_dropped) == (5, 4, 1)
+
+
+def test_waiting_for_a_slow_designation_holds_nothing_up_and_burns_nothing(
+    running: Running, ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+) -> None:
+    may_load.set()
+    stamps = [ground.now() for _ in range(20)]
+    for index, stamp in enumerate(stamps):
+        ground.show(image_of(scene.image(index), stamp))
+
+    def slow(trackers, image, stamp=None):
+        time.sleep(0.06)
+        return update_together(trackers, image, stamp)
+
+    monkeypatch.setattr(targets, "update_together", slow)
+    x, y, w, h = scene.box(0)
+    request = InitTarget.Request(x=x, y=y, width=w, height=h)
+    request.stamp = ground.detections[stamps[0]].header.stamp
+    begin, cpu = time.monotonic(), running.cpu_seconds()
+    pending = ground.init_client.call_async(request)
+    received = running.node._monitor.received
+    time.sleep(0.3)
+    for index in range(20, 30):
+        ground.images.publish(image_of(scene.image(index), ground.now()))
+        time.sleep(0.02)
+    assert not pending.done()
+    wait_until(lambda: running.node._monitor.received == received + 10, 1.0, "all images")
+    assert not pending.done()
+    wait_until(pending.done, 10, "an answer")
+    assert pending.result().code == Code.SUCCESS, pending.result().message
+    elapsed = time.monotonic() - begin
+    assert 0.9 < elapsed < 3.0
+    assert running.cpu_seconds() - cpu < 0.3 * elapsed
+
+
+def test_ends_in_the_middle_of_a_designation(
+    running: Running, ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+) -> None:
+    may_load.set()
+    stamps = [ground.now() for _ in range(20)]
+    for index, stamp in enumerate(stamps):
+        ground.show(image_of(scene.image(index), stamp))
+
+    def slow(trackers, image, stamp=None):
+        time.sleep(0.06)
+        return update_together(trackers, image, stamp)
+
+    monkeypatch.setattr(targets, "update_together", slow)
+    request = InitTarget.Request(x=10.0, y=10.0, width=40.0, height=40.0)
+    request.stamp = ground.detections[stamps[0]].header.stamp
+    ground.init_client.call_async(request)
+    time.sleep(0.2)
+    begin = time.monotonic()
+    running.close()
+    assert time.monotonic() - begin < 3.0
+    assert not any(thread.name == "tracking" for thread in threading.enumerate())
