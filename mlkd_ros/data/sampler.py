@@ -37,6 +37,9 @@ class SamplerSettings:
             sampled. Empty: all groups alike.
         max_gap: Largest distance of the two frames of a pair, in stored frames.
         negative: Probability that the search patch shows another object and not the template's.
+        hidden: Probability that something covers the whole target in the search patch: a negative
+            pair in the target's own surroundings, from which presence is learned.
+        covered: Probability that something covers a part of the target, up to a half.
         template_shift: Template, displacement of the object from the centre.
         template_scale: Template, change of the side of the window.
         search_shift: Search, displacement of the object from the centre.
@@ -57,6 +60,8 @@ class SamplerSettings:
     group_weights: Mapping[str, float] = field(default_factory=dict)
     max_gap: int = 50
     negative: float = 0.15
+    hidden: float = 0.0
+    covered: float = 0.0
     template_shift: float = 4.0
     template_scale: float = 0.05
     search_shift: float = 64.0
@@ -171,6 +176,8 @@ class PairSampler:
         flip = rng.random() < self.settings.flip
         template = self._template_patch(number, row, flip, rng)
         search = self._search_patch(other, other_row, flip, rng)
+        if positive and self.settings.hidden + self.settings.covered > 0:
+            search, positive = self._occlude(search, rng)
         night = self._is_night(other, other_row)
         return self._finish(template, search, positive, (self._is_night(number, row), night), rng)
 
@@ -189,6 +196,25 @@ class PairSampler:
                 return other, other_row
             other, other_row = self._choose(rng)
         raise ValueError("negative pairs need at least two sequences in the sampled groups")
+
+    def _occlude(self, search: _Patch, rng: np.random.Generator) -> tuple[_Patch, bool]:
+        """Put a piece of another picture over the target; False when nothing of it is left."""
+        draw = rng.random()
+        if draw >= self.settings.hidden + self.settings.covered:
+            return search, True
+        whole = draw < self.settings.hidden
+        cover = _cover(search.box, whole, rng)
+        x0, y0, x1, y1 = np.clip(np.rint(cover), 0, SEARCH_SIDE).astype(int)
+        if x1 - x0 < 2 or y1 - y0 < 2:
+            return search, True
+        number, row = self._choose(rng)
+        other = self.caches[number].windows[row]
+        left, top = rng.integers(0, other.shape[0] // 2, 2)
+        side = int(rng.integers(16, other.shape[0] // 2))
+        piece = cv2.resize(other[top : top + side, left : left + side], (x1 - x0, y1 - y0))
+        image = search.image.copy()
+        image[y0:y1, x0:x1] = cv2.convertScaleAbs(piece, alpha=float(rng.uniform(0.2, 1.2)))
+        return replace(search, image=image), not whole
 
     def _is_night(self, number: int, row: int) -> bool:
         cache = self.caches[number]
@@ -354,6 +380,21 @@ class _Table:
         low = np.searchsorted(frames, self._frame[row] - max_gap, side="left")
         high = np.searchsorted(frames, self._frame[row] + max_gap, side="right")
         return int(track[rng.integers(low, high)])
+
+
+def _cover(box: np.ndarray, whole: bool, rng: np.random.Generator) -> np.ndarray:
+    """An occluder (x0, y0, x1, y1) over all of a box and some more, or over up to a half of it."""
+    x0, y0, x1, y1 = box
+    width, height = x1 - x0, y1 - y0
+    cover = np.array([x0, y0, x1, y1]) + np.array([-width, -height, width, height]) * rng.uniform(
+        0.03, 0.6, 4
+    )
+    if not whole:
+        side, share = int(rng.integers(4)), rng.uniform(0.15, 0.5)
+        length = width if side % 2 == 0 else height
+        # The occluder's side `side` (left, top, right, bottom) is moved into the box.
+        cover[side] = box[(side + 2) % 4] + (-share * length if side < 2 else share * length)
+    return cover
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pair cache and pair sampler, on tiny synthetic sequences whose targets are easy to find again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -147,6 +148,21 @@ def test_negatives_show_another_object(cache: PairCache) -> None:
         assert same == pair.positive
         assert pair.positive or not pair.box.any()
     assert 15 <= sum(pair.positive for pair in pairs) <= 45
+
+
+def test_hidden_targets_are_negative_and_covered_ones_partly_seen(cache: PairCache) -> None:
+    plain = SamplerSettings(negative=0.0, coarse=0.0, dark=0.0, grey=0.0, night_noise=0.0)
+    unchanged = [PairSampler(cache, plain, 5).sample(i) for i in range(20)]
+    hidden = [PairSampler(cache, replace(plain, hidden=1.0), 5).sample(i) for i in range(20)]
+    covered = [PairSampler(cache, replace(plain, covered=1.0), 5).sample(i) for i in range(20)]
+    assert all(pair.positive for pair in unchanged)
+    assert sum(not pair.positive for pair in hidden) >= 18  # a target pushed off the patch stays
+    assert not any(pair.box.any() for pair in hidden if not pair.positive)
+    assert all(pair.positive for pair in covered)
+    for before, after in zip(unchanged, covered, strict=True):
+        x0, y0, x1, y1 = np.clip(np.rint(before.box), 0, 255).astype(int)
+        same = (before.search == after.search)[y0:y1, x0:x1].all(axis=2).mean()
+        assert 0.3 < same < 1.0
 
 
 def test_darkness_spares_real_night_frames(cache: PairCache) -> None:
