@@ -314,7 +314,7 @@ def _linear_of_srgb() -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def tone_table(contrast: float) -> np.ndarray:
-    """Camera code (uint8) of linear light 0..1 in :data:`TONE_STEPS` equal steps; do not change it."""
+    """Camera code (uint8) of linear light 0..1 in :data:`TONE_STEPS` equal steps, read-only."""
     linear = np.arange(TONE_STEPS) / (TONE_STEPS - 1)
     code = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.round(255.0 * code**contrast).astype(np.uint8)
@@ -328,7 +328,8 @@ def _scene_light(bgr: np.ndarray, conditions: NightConditions) -> np.ndarray:
     if conditions.vignette or conditions.pools:
         height, width = bgr.shape[:2]
         coarse = _illumination(conditions, width / height)
-        light *= cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)[:, :, None]
+        fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+        light = cv2.multiply(light, cv2.merge([fine, fine, fine]))
     for glare in conditions.glares:
         _add_glare(light, glare, conditions)
     return light
@@ -409,12 +410,12 @@ def _expose(light: np.ndarray, conditions: NightConditions, rng: np.random.Gener
     noise = unit_noise((height, width), conditions, rng)
     electrons = cv2.add(light, cv2.multiply(sigma, noise))
     if conditions.row_noise:
-        electrons += rng.normal(0.0, conditions.row_noise, (height, 1, 1)).astype(np.float32)
+        rows = rng.standard_normal((height, 1, 1), np.float32)
+        electrons += rows * np.float32(conditions.row_noise)
     if conditions.column_pattern:
-        pattern = np.random.default_rng(conditions.pattern_seed).normal(
-            0, conditions.column_pattern, width
-        )
-        electrons += pattern.astype(np.float32)[None, :, None]
+        columns = np.random.default_rng(conditions.pattern_seed)
+        pattern = columns.standard_normal((1, width, 1), np.float32)
+        electrons += pattern * np.float32(conditions.column_pattern)
     return electrons
 
 
@@ -457,8 +458,8 @@ def _grain(white: np.ndarray, sigma_px: float) -> np.ndarray:
     half = min(math.ceil(2.5 * sigma_px), 4)
     kernel = cv2.getGaussianKernel(2 * half + 1, sigma_px, cv2.CV_32F)
     # Filtered white noise has the kernel's energy as its variance; rows and columns each.
-    kernel /= np.sqrt((kernel**2).sum())
-    return cv2.sepFilter2D(white, -1, kernel, kernel)
+    unit = kernel / np.sqrt((kernel**2).sum())
+    return cv2.sepFilter2D(white, -1, unit, unit)
 
 
 def _develop(electrons: np.ndarray, conditions: NightConditions) -> np.ndarray:
@@ -482,4 +483,4 @@ def _compress(picture: np.ndarray, quality: int | None) -> np.ndarray:
     done, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:
         raise RuntimeError(f"JPEG compression of a {picture.shape} picture failed")
-    return cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
