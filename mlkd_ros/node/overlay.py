@@ -78,7 +78,9 @@ def _brackets(
     canvas: np.ndarray, x: float, y: float, w: float, h: float, colour: tuple[int, int, int]
 ) -> None:
     """Four corners: they mark the target without covering it."""
-    arm = max(3.0, min(w, h) * 0.3)
+    # Outside the target by a little, so that a small one stays visible.
+    x, y, w, h = x - 3, y - 3, w + 6, h + 6
+    arm = max(4.0, min(w, h) * 0.3)
     corners = [(x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)]
     for stroke, width in ((_DARK, 4), (colour, 2)):
         for cx, cy, right, down in corners:

@@ -155,7 +155,9 @@ class TrackerNode(Node):
         kind = f"{message.width}x{message.height} {message.encoding}"
         if kind != self._image_kind:
             was = f", before {self._image_kind}" if self._image_kind else ""
-            self.get_logger().info(f"images on {self._topic} are {kind}{was}")
+            self.get_logger().info(
+                f"images on {self._topic} are {kind}{was}", throttle_duration_sec=1.0
+            )
             self._image_kind = kind
 
     async def _on_init_target(

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from node_support import Scene
@@ -92,30 +90,40 @@ def test_a_box_in_pixels_of_the_operators_smaller_image(
     assert iou(done.report.result.box, scene.box(29)) > 0.6
 
 
+class SlowTracking:
+    """Counts the images tracked on, each of which takes `seconds` of a clock that only it moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.now = 0.0
+        self.images: list[Frame] = []
+        self.seconds = seconds
+        monkeypatch.setattr("mlkd_ros.node.targets.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("mlkd_ros.node.targets.update_together", self.update)
+
+    def update(self, trackers, image, stamp=None):
+        self.images.append(image)
+        self.now += self.seconds
+        return tracker.update_together(trackers, image, stamp)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.001, 29), (0.04, 10), (0.09, 5), (1.0, 2)])
 def test_catching_up_skips_images_evenly_to_keep_to_its_time(
-    shipped_tracker: Tracker, scene: Scene, history: FrameHistory, monkeypatch
+    shipped_tracker: Tracker, scene: Scene, history: FrameHistory, monkeypatch, seconds, steps
 ) -> None:
     """A tracker as slow as on a small computer must not fall ever further behind."""
-    numbers = []
-    images = {id(h.frame): h.number for h in history.after(0)}
-    fast = tracker.update_together
-
-    def slow(trackers, image, stamp=None):
-        numbers.append(images[id(image)])
-        time.sleep(0.04)
-        return fast(trackers, image, stamp)
-
-    monkeypatch.setattr("mlkd_ros.node.targets.update_together", slow)
-    begin = time.monotonic()
+    slow = SlowTracking(monkeypatch, seconds)
     done = TargetSet(shipped_tracker, 1).designate(
         Designation(scene.box(0), START), history, catch_up_duration=0.4
     )
-    assert time.monotonic() - begin < 1.0
+    assert slow.now < 0.4 + 2 * seconds
+    assert done.frames_caught_up == len(slow.images)
+    assert len(slow.images) == pytest.approx(steps, abs=1)
+    by_frame = {id(h.frame): h.number for h in history.after(0)}
+    numbers = [by_frame[id(image)] for image in slow.images]
     assert numbers[-1] == done.newest.number == 30
-    assert 4 <= done.frames_caught_up == len(numbers) <= 11
-    # The first step is a guess; after it the rest is spread evenly.
-    assert max(np.diff(numbers[1:])) <= 12
-    assert iou(done.report.result.box, scene.box(29)) > 0.5
+    # The first step cannot know the pace; what is left is spread evenly.
+    gaps = np.diff(numbers)
+    assert gaps.max() <= 29 / max(steps - 2, 1) + 1
 
 
 def test_catching_up_ends_though_images_come_faster_than_it_tracks(
@@ -124,18 +132,18 @@ def test_catching_up_ends_though_images_come_faster_than_it_tracks(
     growing = FrameHistory(10.0, 10**9)
     growing.add(held(scene, 0))
     growing.add(held(scene, 1))
-    fast = tracker.update_together
+    slow = SlowTracking(monkeypatch, 0.02)
 
     def overtaken(trackers, image, stamp=None):
         for _ in range(3):
             growing.add(held(scene, growing.newest().number))
-        time.sleep(0.02)
-        return fast(trackers, image, stamp)
+        return slow.update(trackers, image, stamp)
 
     monkeypatch.setattr("mlkd_ros.node.targets.update_together", overtaken)
     targets = TargetSet(shipped_tracker, 1)
     done = targets.designate(Designation(scene.box(0), START), growing, catch_up_duration=0.2)
-    assert growing.newest().number - done.newest.number <= 3
+    assert slow.now < 0.25
+    assert growing.newest().number - done.newest.number == 3
 
 
 @pytest.mark.parametrize(

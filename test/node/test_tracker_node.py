@@ -290,6 +290,7 @@ def test_a_change_of_size_and_encoding_keeps_the_target(
 ) -> None:
     target_id = follow(ground, scene)
     assert_followed(ground, scene, 1, target_id)
+    time.sleep(1.1)  # The log of it is throttled.
     stamp = ground.now()
     half = np.ascontiguousarray(scene.image(2)[::2, ::2])
     detections = ground.show(image_of(half, stamp, "rgb8"))
@@ -477,7 +478,8 @@ def test_a_default_tracker_follows_a_best_effort_camera_live(start, scene: Scene
 
 
 def test_a_qos_mismatch_is_named_in_log_and_diagnostics(start) -> None:
-    process, ground = start("charlie", camera="best_effort", reliability="reliable")
+    override = {"qos_overrides./charlie/image.subscription.reliability": "reliable"}
+    process, ground = start("charlie", camera="best_effort", **override)
     process.wait_for_log("no image on /charlie/image comes through from /charlie/ground", 60)
     assert "it offers BEST_EFFORT" in process.log
     assert "this node asks for RELIABLE" in process.log
@@ -492,7 +494,9 @@ def test_a_qos_mismatch_is_named_in_log_and_diagnostics(start) -> None:
 
 
 def test_silence_is_told_once_and_so_is_its_end(start, scene: Scene) -> None:
-    process, ground = start("delta", silence_timeout=0.5)
+    process, ground = start(
+        "delta", reliability="reliable", silence_timeout=0.5, image_topic="/delta/image"
+    )
     ground.connect()
     process.wait_for_log("no image for", 60)
     ground.images.publish(image_of(scene.image(0), ground.now()))
