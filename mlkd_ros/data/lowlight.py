@@ -408,7 +408,7 @@ def _expose(light: np.ndarray, conditions: NightConditions, rng: np.random.Gener
     # Poisson by its normal approximation: demosaicing has mixed single photons away.
     sigma = cv2.sqrt(light + np.float32(conditions.read_noise**2))
     noise = unit_noise((height, width), conditions, rng)
-    electrons = cv2.add(light, cv2.multiply(sigma, noise))
+    electrons: np.ndarray = cv2.add(light, cv2.multiply(sigma, noise))
     if conditions.row_noise:
         rows = rng.standard_normal((height, 1, 1), np.float32)
         electrons += rows * np.float32(conditions.row_noise)

@@ -534,7 +534,7 @@ def _draw_wear(canvas: _Canvas) -> None:
 
 def _roughen(canvas: _Canvas) -> None:
     """Texture at several scales, everywhere; strips keep the memory small."""
-    fine_tile = canvas.rng.normal(1.0, 0.075, (512, 512)).astype(np.float32)
+    fine_tile: np.ndarray = canvas.rng.normal(1.0, 0.075, (512, 512)).astype(np.float32)
     fine_tile = cv2.GaussianBlur(fine_tile, (0, 0), 0.7)
     repeat = canvas.side // 512
     coarse = canvas.texture(0.10, 0.5) * canvas.texture(0.06, 3.0) * canvas.texture(0.07, 11.0)
@@ -555,7 +555,7 @@ def _light_up(albedo_code: np.ndarray, light: np.ndarray) -> np.ndarray:
     for top in range(0, side, 16 * scale):
         first = top // scale
         fine = cv2.resize(root[first : first + 18], ((cells + 2) * scale, 18 * scale))
-        lit = albedo_code[top : top + 16 * scale] * fine[scale:-scale, scale:-scale]
+        lit: np.ndarray = albedo_code[top : top + 16 * scale] * fine[scale:-scale, scale:-scale]
         ground[top : top + 16 * scale, :side] = np.clip(lit + 0.5, 0, 255).astype(np.uint8)
     ground[:side, side:] = ground[:side, : padded - side]
     ground[side:] = ground[: padded - side]
