@@ -91,7 +91,7 @@ class TrackingWorker:
         """
         if held.number > self._seen:
             self._account(held, "catching up")
-            self._publish_processed(held, targets.step(held, known=report))
+            self._follow(targets, held, known=report)
 
     def _run(self) -> None:
         try:
@@ -132,13 +132,7 @@ class TrackingWorker:
         if held.number <= self._seen:
             return  # A command has caught up with it, or beyond.
         self._account(held, "busy" if self._seen else "loading")
-        try:
-            reports = targets.step(held)
-        except Exception as error:
-            self.dropped["unusable" if isinstance(error, ValueError) else "failed"] += 1
-            self._failed(f"tracking on image {held.number}", error)
-        else:
-            self._publish_processed(held, reports)
+        self._follow(targets, held)
 
     def _account(self, held: HeldFrame, reason: str) -> None:
         """Count the images between the last one looked at and this one as dropped."""
@@ -146,6 +140,18 @@ class TrackingWorker:
             self.dropped[reason] += skipped
         self._seen = held.number
 
-    def _publish_processed(self, held: HeldFrame, reports: list[TargetReport]) -> None:
+    def _follow(
+        self, targets: TargetSet, held: HeldFrame, known: TargetReport | None = None
+    ) -> None:
+        """Track on one image and publish. What fails is reported, and the next one is tried."""
+        try:
+            reports = targets.step(held, known)
+        except Exception as error:
+            self.dropped["unusable" if isinstance(error, ValueError) else "failed"] += 1
+            self._failed(f"tracking on image {held.number}", error)
+            return
         self.processed += 1
-        self._publish(held, reports)
+        try:
+            self._publish(held, reports)
+        except Exception as error:
+            self._failed(f"publishing about image {held.number}", error)

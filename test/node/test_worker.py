@@ -138,6 +138,13 @@ def test_a_failing_image_or_command_ends_nothing(bench: Bench, scene: Scene, mon
     assert bench.answers[1] == ([], None)
     bench.offer(scene, 1)
     bench.wait_for(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.worker, "_publish", lambda *_: 1 / 0)
+        bench.offer(scene, 2)
+        wait_until(lambda: len(bench.failures) == 2, 10, "another failure")
+    assert bench.failures[1][0] == "publishing about image 3"
+    bench.offer(scene, 3)
+    bench.wait_for(2)
 
 
 def test_commands_not_begun_when_it_stops_are_refused(bench: Bench, scene: Scene) -> None:
