@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkout and an installation of the package consist of."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DETECTION_2D_ARRAY_HASH = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
+"""Type hash of vision_msgs/msg/Detection2DArray as vision_msgs 4.1 has it."""
+
+EXECUTABLES = ("tracker", "night_camera", "replay", "mlkd")
+
+_SOURCES = (
+    "CMakeLists.txt",
+    "LICENSE",
+    "MANIFEST.in",
+    "config",
+    "interfaces_build.py",
+    "launch",
+    "mlkd_ros",
+    "msg",
+    "package.xml",
+    "pyproject.toml",
+    "setup.py",
+    "srv",
+    "third_party",
+)
+
+
+def copy_sources(target: Path) -> Path:
+    """Copy what a build needs to the folder `target`, so that it leaves nothing in the checkout.
+
+    With something left over from another build in it, which must not be installed.
+    """
+    target.mkdir(parents=True)
+    for name in _SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    for left_over in ("mlkd_ros/msg/_left_over.py", "mlkd_ros/left_over.so"):
+        (target / left_over).parent.mkdir(exist_ok=True)
+        (target / left_over).touch()
+    return target
+
+
+def python_modules() -> set[str]:
+    """The hand-written modules, as paths from the checkout."""
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mlkd_ros").rglob("*.py")}
+    return {name for name in modules if not re.match("mlkd_ros/(msg|srv)/", name)}
+
+
+def share_files() -> set[str]:
+    """The files that belong into share/mlkd_ros, as paths from there (and from the checkout)."""
+    patterns = ("launch/*.launch.py", "config/**/*.yaml", "config/*.xml", "msg/*.msg", "srv/*.srv")
+    files = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return {path.relative_to(ROOT).as_posix() for path in files} | {"package.xml"}
+
+
+def pyproject() -> dict:
+    """The content of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated interfaces are those that other ROS nodes know, and that the core agrees with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from package_support import DETECTION_2D_ARRAY_HASH
+from rclpy.node import Node
+from vision_msgs.msg import Detection2DArray
+
+from mlkd_ros.msg import TrackStatus
+from mlkd_ros.share import share_directory
+from mlkd_ros.tracking import TrackState
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("interface_test", context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def test_detections_have_the_type_hash_of_vision_msgs(node: Node) -> None:
+    node.create_publisher(Detection2DArray, "detections", 1)
+    (endpoint,) = node.get_publishers_info_by_topic("detections")
+    assert str(endpoint.topic_type_hash) == DETECTION_2D_ARRAY_HASH
+
+
+def test_definitions_are_installed_with_the_type_hash() -> None:
+    description = share_directory().parent / "vision_msgs/msg/Detection2DArray.json"
+    hashes = json.loads(description.read_text())["type_hashes"]
+    of_array = [h for h in hashes if h["type_name"] == "vision_msgs/msg/Detection2DArray"]
+    assert of_array[0]["hash_string"] == DETECTION_2D_ARRAY_HASH
+
+
+def test_message_and_core_number_the_states_alike() -> None:
+    assert {state.name: state.value for state in TrackState} == {
+        name: getattr(TrackStatus, name)
+        for name in ("IDLE", "TRACKING", "UNCERTAIN", "LOST", "GIVEN_UP")
+    }
+
+
+def test_middleware_takes_the_types_without_complaint(
+    node: Node, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Fast DDS asks for a second type support, and reports on stderr when there is none.
+    node.create_publisher(TrackStatus, "status", 1)
+    node.create_publisher(Detection2DArray, "detections", 1)
+    node.create_subscription(TrackStatus, "other", print, 1)
+    assert capfd.readouterr().err == ""

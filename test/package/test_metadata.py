@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pip's, ROS's and CMake's descriptions of the package agree, with each other and with the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import version
+
+import pytest
+from package_support import EXECUTABLES, ROOT, pyproject
+from packaging.requirements import Requirement
+
+# What is called differently by pip and rosdep.
+ROSDEP_KEYS = {
+    "numpy": "python3-numpy",
+    "opencv-python-headless": "python3-opencv",
+    "torch": "python3-pytorch-pip",
+    "onnxruntime": "python3-onnxruntime-pip",
+    "safetensors": None,  # has no key; package.xml says so
+    "rosbags": "python3-rosbags-pip",
+    "tqdm": "python3-tqdm",
+    "PyYAML": "python3-yaml",
+    "matplotlib": "python3-matplotlib",
+}
+# What is called differently by pip and in an import statement.
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
+# Imported only where somebody asks for it, with a message that names it.
+OPTIONAL = {"onnx"}
+
+
+def rosdep_key(requirement: str) -> str | None:
+    name = Requirement(requirement).name
+    return name.removeprefix("ros-").replace("-", "_") if "ros-" in name else ROSDEP_KEYS[name]
+
+
+def package_xml() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / "package.xml").getroot()
+
+
+def rosdep_keys() -> set[str]:
+    return {
+        element.text or ""
+        for kind in ("depend", "exec_depend")
+        for element in package_xml().findall(kind)
+    }
+
+
+def requirements() -> list[str]:
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    return project["dependencies"] + extras["tools"] + extras["train"] + extras["plot"]
+
+
+def test_versions_agree() -> None:
+    assert package_xml().findtext("version") == pyproject()["project"]["version"]
+
+
+def test_every_requirement_has_its_rosdep_key() -> None:
+    wanted = {key for key in map(rosdep_key, requirements()) if key}
+    assert wanted <= rosdep_keys()
+
+
+def test_every_imported_package_is_a_dependency() -> None:
+    imported = set()
+    for folder in ("mlkd_ros", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {name.name for name in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    imported.add(node.module or "")
+    imported = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
+    imported -= {"mlkd_ros"} | OPTIONAL
+    by_pip = {Requirement(requirement).name for requirement in requirements()}
+    in_ros = rosdep_keys()
+    for name in sorted(imported):
+        declared = DISTRIBUTIONS.get(name, name) in by_pip or name in in_ros
+        assert declared, f"{name} is imported, but in neither pyproject.toml nor package.xml"
+
+
+def test_interfaces_are_built_against_what_they_run_with() -> None:
+    at_build = {
+        Requirement(r).name: Requirement(r) for r in pyproject()["build-system"]["requires"]
+    }
+    at_run = {Requirement(r).name: Requirement(r) for r in requirements()}
+    for name in at_build.keys() & at_run.keys() - {"numpy", "PyYAML"}:
+        assert at_build[name].specifier == at_run[name].specifier, name
+    for name, requirement in at_build.items():
+        if name.startswith("ros-"):  # of the same series as the ROS packages in this environment
+            assert requirement.specifier.contains(version(name)), name
+
+
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_executables_agree(name: str) -> None:
+    module, function = pyproject()["project"]["scripts"][name].split(":")
+    assert function == "main"
+    assert re.search(rf"\b{name}={re.escape(module)}\b", (ROOT / "CMakeLists.txt").read_text())
+    assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
