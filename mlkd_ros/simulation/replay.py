@@ -40,6 +40,8 @@ __all__ = ["Replay", "main"]
 _CLOCK_PERIOD = 0.01
 #: Longest sleep: a signal is noticed after that.
 _LONGEST_SLEEP = 0.05
+#: Seconds from seeing a subscriber to the first image.
+_SETTLING_TIME = 0.5
 #: A recording that begins at zero would have stamps that mean "no time" to ROS.
 _EARLIEST_STAMP = 1.0
 
@@ -80,6 +82,8 @@ class Replay(Node):
             if time.monotonic() > end or not self.context.ok():
                 return False
             time.sleep(_LONGEST_SLEEP)
+        # It may know of this publisher a little later than this publisher of it.
+        time.sleep(_SETTLING_TIME)
         return True
 
     def play(self) -> None:

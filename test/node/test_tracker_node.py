@@ -269,6 +269,7 @@ def test_an_unusable_image_is_reported_and_the_target_kept(
     ground.show(image_of(scene.image(1), stamp))
     before = ground.status_of(stamp)
     bad = ground.now()
+    ground.diagnostics.clear()
     ground.images.publish(damaged(image_of(scene.image(1), bad), **changes))
 
     def reported() -> bool:
