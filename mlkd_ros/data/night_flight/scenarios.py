@@ -65,7 +65,8 @@ DARK_SENSOR = NightConditions(
 
 SCENARIO_SETTINGS: dict[str, Scenario] = {
     "crossing": Scenario(
-        "A white car drives through town among similar cars and turns at a crossing."
+        "A white car drives through town among similar cars and turns at a crossing.",
+        lookalikes=0.12,
     ),
     "occlusion": Scenario(
         "A car drives under trees and below a bridge, out of sight for one to two seconds.",
