@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 from ..tracking.checkpoint import CheckpointError
 
@@ -122,7 +122,7 @@ class CurveNetwork(Enhancer):
 
 
 class DarkLighterNetwork(Enhancer):
-    """Published DarkLighter (Ye et al., IROS 2021): ``x <- (x - noise) (illumination + 1)``, 8 times.
+    """Published DarkLighter (Ye et al., IROS 2021): ``x <- (x - noise) (gain + 1)``, 8 times.
 
     Kept for comparison with published weights; we train ``CurveNetwork``.
     """
@@ -131,28 +131,28 @@ class DarkLighterNetwork(Enhancer):
         super().__init__()
         inputs = (3, channels, 2 * channels, 2 * channels, 2 * channels)
         self.layers = nn.ModuleList(_conv(i, channels, False) for i in inputs)
-        self.illumination = _conv(2 * channels, iterations, False)
+        self.gain = _conv(2 * channels, iterations, False)
         self.noise = _conv(2 * channels, iterations, False)
 
     def enhance(self, rgb: Tensor) -> Tensor:
-        """The image, noise removed and illumination raised step by step."""
+        """The image, noise removed and light raised step by step."""
         one, two, three, four, five = self.layers
         x1 = F.relu(one(rgb))
         x2 = F.relu(two(x1))
         x3 = F.relu(three(torch.cat((x1, x2), 1)))
         x4 = F.relu(four(torch.cat((x2, x3), 1)))
         both = torch.cat((x4, F.relu(five(torch.cat((x3, x4), 1)))), 1)
-        gains, noises = torch.tanh(self.illumination(both)), torch.tanh(self.noise(both))
+        gains, noises = torch.tanh(self.gain(both)), torch.tanh(self.noise(both))
         for gain, noise in zip(gains.split(1, 1), noises.split(1, 1), strict=True):
             rgb = (rgb - noise) * (gain + 1.0)
         return rgb
 
 
-# ---------------------------------------------------------------------- zero-reference losses
+# ------------------------------------------ zero-reference losses, equations of arXiv 2001.06826
 
 
 def exposure_loss(enhanced: Tensor, level: float) -> Tensor:
-    """Squared difference of 16 x 16 regions' mean brightness from ``level`` (arXiv 2001.06826, eq. 6)."""
+    """Squared difference of 16 x 16 regions' mean brightness from ``level`` (eq. 6)."""
     regions = F.avg_pool2d(enhanced.mean(1, keepdim=True), 16)
     return (regions - level).square().mean()
 
@@ -160,7 +160,7 @@ def exposure_loss(enhanced: Tensor, level: float) -> Tensor:
 def colour_loss(enhanced: Tensor) -> Tensor:
     """Colour constancy: root of the summed fourth powers of differences of the channel means.
 
-    Grey-world: red, green and blue of an image should average alike (arXiv 2001.06826, eq. 7).
+    Grey-world: red, green and blue of an image should average alike (eq. 7).
     """
     red, green, blue = enhanced.mean((2, 3)).unbind(1)
     differences = torch.stack((red - green, red - blue, green - blue))
@@ -168,7 +168,7 @@ def colour_loss(enhanced: Tensor) -> Tensor:
 
 
 def spatial_consistency_loss(enhanced: Tensor, image: Tensor) -> Tensor:
-    """Squared change of the differences between neighbouring 4 x 4 regions (arXiv 2001.06826, eq. 5)."""
+    """Squared change of the differences between neighbouring 4 x 4 regions (eq. 5)."""
     after = F.avg_pool2d(enhanced.mean(1, keepdim=True), 4)
     before = F.avg_pool2d(image.mean(1, keepdim=True), 4)
     change = after - before
@@ -229,7 +229,7 @@ def _published_names(weights: Mapping[str, Tensor]) -> tuple[Enhancer, dict[str,
     """The network that a published state dict fits, and our names of its modules."""
     names = {f"e_conv{i}": f"layers.{i - 1}" for i in range(1, 8)}
     if "e_conv8.weight" in weights:
-        names |= {"e_conv7": "illumination", "e_conv8": "noise"}
+        names |= {"e_conv7": "gain", "e_conv8": "noise"}
         return DarkLighterNetwork(), names
     if "e_conv1.point_conv.weight" in weights:
         parts = {"depth_conv": "0", "point_conv": "1"}

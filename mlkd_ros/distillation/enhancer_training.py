@@ -8,6 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from .enhancer import CurveNetwork, save_enhancer, zero_reference_losses
 
 
 def dark_image_paths(data: Path) -> list[Path]:
-    """Images in ``data/lowlight`` and those of ``data/annotations.jsonl`` that are marked ``night``.
+    """Images in ``data/lowlight``, and those marked ``night`` in ``data/annotations.jsonl``.
 
     DatasetError names what is missing.
     """
@@ -57,7 +58,7 @@ def random_crop(image: np.ndarray, config: EnhancerConfig, rng: np.random.Genera
 
 
 def make_batch(images: list[np.ndarray], config: EnhancerConfig, step: int) -> Tensor:
-    """Batch ``step``: RGB float 0..1, ``(batch, 3, side, side)``; a pure function of seed and step."""
+    """Batch ``step``: RGB 0..1, ``(batch, 3, side, side)``; a pure function of seed and step."""
     rng = np.random.default_rng((config.seed, step))
     chosen = rng.integers(len(images), size=config.batch)
     crops = np.stack([random_crop(images[i], config, rng) for i in chosen])
@@ -74,6 +75,7 @@ class EnhancerTrainer:
         self.config, self.images, self.folder = config, images, folder
         self.device = torch.device(device)
         network = CurveNetwork(config.channels, config.iterations, config.downscale)
+        layer: Any
         for layer in network.layers:
             nn.init.normal_(layer.weight, 0.0, 0.02)  # curves near zero: near the identity
             nn.init.zeros_(layer.bias)

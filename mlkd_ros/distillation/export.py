@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export of a student to ONNX: two static graphs, template and search, with uint8 images in.
 
-Correlation takes the template as an ordinary input, so no graph has template-dependent weights, and only the batch
-axis is dynamic (several targets, or several windows while a target is lost).
+Correlation takes the template as an ordinary input, so no graph has template-dependent weights, and
+only the batch axis is dynamic (several targets, or several windows while a target is lost).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ OPSET = 17
 
 
 class _TemplateGraph(nn.Module):
+    student: Any
+
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
@@ -29,6 +32,8 @@ class _TemplateGraph(nn.Module):
 
 
 class _SearchGraph(nn.Module):
+    student: Any
+
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
@@ -38,8 +43,10 @@ class _SearchGraph(nn.Module):
         return output.classification, output.regression
 
 
-def _export(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
-    buffer = io.BytesIO()
+def _export(
+    graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]
+) -> bytes:
+    buffer: Any = io.BytesIO()  # taken since PyTorch 1, though not annotated
     axes = {name: {0: "batch"} for name in (*names, *outputs)}
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but the only one that PyTorch 2.4 to 2.13 share.
@@ -52,27 +59,29 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
 
 
 def check_exporter() -> None:
-    """ImportError when a student could be trained but not exported: known before, not after hours."""
+    """ImportError when students can be trained but not exported: better before than after hours."""
     if importlib.util.find_spec("onnx") is None:
         raise ImportError("the exporter of PyTorch needs onnx: pip install mlkd_ros[train]")
 
 
 def export_onnx(student: nn.Module) -> dict[str, bytes]:
-    """Graphs ``template`` and ``search`` of a student (in eval mode; its batch norms are folded in place).
+    """Graphs ``template`` and ``search`` of a student in eval mode; its batch norms are folded in
+    place.
 
     ``template``: ``patch`` ``(N, T, T, 3)`` uint8 BGR to the student's ``template_outputs``.
-    ``search``: ``patch`` ``(N, S, S, 3)`` uint8 BGR and those outputs to ``classification`` and ``regression``.
+    ``search``: ``patch`` ``(N, S, S, 3)`` uint8 BGR and those outputs to ``classification`` and
+    ``regression``.
     """
-    student = fuse_batch_norm(student.eval())
-    template_names = list(student.template_outputs)
-    template_patch = torch.zeros(1, student.template_size, student.template_size, 3, dtype=torch.uint8)
-    search_patch = torch.zeros(1, student.search_size, student.search_size, 3, dtype=torch.uint8)
+    network: Any = fuse_batch_norm(student.eval())
+    names = ["patch", *network.template_outputs]
+    patches = [
+        torch.zeros(1, side, side, 3, dtype=torch.uint8)
+        for side in (network.template_size, network.search_size)
+    ]
     with torch.no_grad():
-        template = tuple(_TemplateGraph(student)(template_patch))
+        template = tuple(_TemplateGraph(network)(patches[0]))
+        outputs = ["classification", "regression"]
         return {
-            "template": _export(_TemplateGraph(student), (template_patch,), ["patch"], template_names),
-            "search": _export(
-                _SearchGraph(student), (search_patch, *template), ["patch", *template_names],
-                ["classification", "regression"],
-            ),
-        }  # fmt: skip
+            "template": _export(_TemplateGraph(network), (patches[0],), ["patch"], names[1:]),
+            "search": _export(_SearchGraph(network), (patches[1], *template), names, outputs),
+        }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 EPSILON = 1e-6
 #: Steepness of the smooth mask around the mean, in standard deviations of the map.
@@ -169,9 +169,7 @@ CORRELATION_LOSSES: dict[str, CorrelationLoss] = {
 }
 
 
-def correlation_loss(
-    kind: str, teacher: Sequence[Tensor], student: Sequence[Tensor]
-) -> Tensor:
+def correlation_loss(kind: str, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
     """CRL of one kind, mean over the branches (classification, regression), ``(N,)``."""
     loss = CORRELATION_LOSSES[kind]
     return torch.stack([loss(t, s) for t, s in zip(teacher, student, strict=True)]).mean(0)
@@ -227,10 +225,11 @@ def local_maxima(maps: Tensor) -> Tensor:
 
 
 def peak_ratio(logit: Tensor) -> Tensor:
-    """(highest peak) / (second-highest peak) of the foreground probability, ``(N, S, S)`` to ``(N,)``.
+    """(highest peak) / (second-highest peak) of the foreground probability, to ``(N,)``.
 
-    ``logit`` is foreground minus background. Peaks are found on it and not on the probability,
-    which is 1.0 on many cells in float32. A map with a single peak has its second at ``EPSILON``.
+    ``logit`` ``(N, S, S)`` is foreground minus background. Peaks are found on it and not on the
+    probability, which is 1.0 on many cells in float32. A map with a single peak has its second at
+    ``EPSILON``.
     """
     floor = torch.logit(torch.tensor(EPSILON)).item()
     peaks = torch.where(local_maxima(logit), logit, torch.full_like(logit, floor))

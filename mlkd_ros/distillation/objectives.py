@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run minimises: supervision, single-student distillation, the mutual-learning room.
+"""What a training run minimises: supervision, single-student distillation, mutual learning.
 
 An objective has ``students`` (the modules that are trained), their ``names``, and ``loss(batch)``:
-a scalar and the figures to log (0-d tensors without gradient). Figures and losses are means over the
-batch; with several processes the trainer averages both.
+a scalar and the figures to log (0-d tensors without gradient). Figures and losses are means over
+the batch; with several processes the trainer averages both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .losses import (
     regression_distillation,
     resample,
 )
-from .supervised import HeadLosses, candidate_sides, class_logits, foreground_map, head_losses
+from .supervised import Head, HeadLosses, class_logits, foreground_map
 from .teacher import Teacher, TeacherView, check_fits, enhance_where
 
 Batch = dict[str, Tensor]
@@ -35,7 +35,7 @@ Figures = dict[str, Tensor]
 
 
 def _mean_of_shown(values: Tensor, shown: Tensor) -> Tensor:
-    """Mean over the samples of all processes that show the target, as this process's share of it."""
+    """Mean over the samples of all processes that show the target: this process's share of it."""
     shown = shown.to(values.dtype)
     return (values * shown).sum() / mean_over_processes(shown.sum()).clamp(min=1e-6)
 
@@ -57,22 +57,21 @@ class Supervised:
     ) -> None:
         self.students = nn.ModuleList([student])
         self.names = ("student",)
+        self.head = Head.of(student)
+        self.enhancer = enhancer
         self.frozen = nn.ModuleList([] if enhancer is None else [enhancer])
         self.regression_weight = regression_weight
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         """Mean loss of the batch; figures ``cls`` and ``reg``."""
         student = self.students[0]
-        if len(self.frozen):
+        if self.enhancer is not None:
             dark = batch["night"] | batch["darkened"]
             with torch.no_grad():
-                images = {n: enhance_where(self.frozen[0], batch[n], dark) for n in _PATCHES}
-            batch = {**batch, **images}
+                for name in ("template", "search"):
+                    batch = {**batch, name: enhance_where(self.enhancer, batch[name], dark)}
         output = student(batch["template"], batch["search"])
-        return supervised_terms(head_losses(student, output, batch), batch, self.regression_weight)
-
-
-_PATCHES = ("template", "search")
+        return supervised_terms(self.head.losses(output, batch), batch, self.regression_weight)
 
 
 class Room:
@@ -94,6 +93,7 @@ class Room:
             )
         for student in students:
             check_fits(teacher, student)
+        self.head = Head.of(students[0])
         self.students = nn.ModuleList(students)
         self.names = settings.crl if len(students) > 1 else ("student",)
         self.teacher = teacher
@@ -121,7 +121,7 @@ class Room:
 
     def _on_grid(self, view: TeacherView, output: StudentOutput) -> TeacherView:
         """The teacher's maps at the students' cells."""
-        cells, stride = output.classification.shape[-1], float(self.students[0].stride)
+        cells, stride = output.classification.shape[-1], float(self.head.stride)
 
         def resampled(maps: Tensor) -> Tensor:
             flat = resample(maps.flatten(1, -3), view.stride, cells, stride)
@@ -137,17 +137,18 @@ class Room:
         self, number: int, output: StudentOutput, view: TeacherView, batch: Batch
     ) -> tuple[Tensor, Figures]:
         """Everything but ML of one student."""
-        settings, student = self.settings, self.students[number]
-        losses = head_losses(student, output, batch)
+        settings = self.settings
+        losses = self.head.losses(output, batch)
         total, figures = supervised_terms(losses, batch, self.regression_weight)
         terms = {
             "kdc": (settings.classification, self._kdc(output, losses, view)),
-            "kdr": (settings.regression, self._kdr(student, output, losses, view, batch)),
+            "kdr": (settings.regression, self._kdr(output, losses, view, batch)),
         }
-        if settings.crl[number] != "none":
+        kind = settings.crl[number]
+        if kind != "none":
             maps = [m.float() for m in output.correlation]
-            loss = correlation_loss(settings.crl[number], view.correlation, maps)
-            terms["crl"] = (settings.correlation, loss)
+            loss = correlation_loss(kind, view.correlation, maps)
+            terms["crl"] = (settings.correlation[kind], loss)
         for name, (weight, loss) in terms.items():
             figures[name] = loss.detach().mean()
             if weight:
@@ -164,13 +165,10 @@ class Room:
         return self._gated(loss, view.classification_loss, losses.classification)
 
     def _kdr(
-        self, student: nn.Module, output: StudentOutput, losses: HeadLosses, view: TeacherView,
-        batch: Batch,
-    ) -> Tensor:  # fmt: skip
-        sides = candidate_sides(student, output, batch["search"].shape[-1])
-        loss = regression_distillation(
-            view.sides, sides, losses.labels, self.settings.temperature
-        )
+        self, output: StudentOutput, losses: HeadLosses, view: TeacherView, batch: Batch
+    ) -> Tensor:
+        sides = self.head.sides(output, batch["search"].shape[-1])
+        loss = regression_distillation(view.sides, sides, losses.labels, self.settings.temperature)
         return self._gated(loss, view.regression_loss, losses.regression)
 
     def _gated(self, loss: Tensor, teacher_loss: Tensor, student_loss: Tensor) -> Tensor:
@@ -209,5 +207,5 @@ class Room:
 def single_student(
     student: nn.Module, teacher: Teacher, settings: DistillationSettings, regression_weight: float
 ) -> Room:
-    """Distillation of one student with the first kind of ``settings.crl`` (the paper's first stage)."""
+    """Distillation of one student with the kind that ``settings.crl`` names (the first stage)."""
     return Room([student], teacher, settings, regression_weight)

@@ -24,14 +24,17 @@ def student_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
     try:
         student.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of a {checkpoint.architecture}: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: not the weights of a {checkpoint.architecture}: {error}"
+        ) from error
     return student.eval()
 
 
 def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str]:
     """A student to train, and a sentence on where its weights come from.
 
-    ``start`` is a published ``nanotrackv3.pth``, a student checkpoint (``.safetensors``), or None for random weights.
+    ``start`` is a published ``nanotrackv3.pth``, a student checkpoint (``.safetensors``), or None
+    for random weights.
     CheckpointError or ValueError names a file of another architecture.
     """
     if start is None:
@@ -39,10 +42,14 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     if start.suffix == ".safetensors":
         checkpoint = load_checkpoint(start)
         if checkpoint.architecture != architecture:
-            raise CheckpointError(f"{start}: is a {checkpoint.architecture}, the experiment trains a {architecture}")
+            raise CheckpointError(
+                f"{start}: is a {checkpoint.architecture}, the experiment trains a {architecture}"
+            )
         return student_from_checkpoint(checkpoint), checkpoint.provenance.get("start", start.name)
     if architecture != "mobile_s16":
-        raise ValueError(f"{start}: published NanoTrackV3 weights start a mobile_s16, not a {architecture}")
+        raise ValueError(
+            f"{start}: published NanoTrackV3 weights start a mobile_s16, not a {architecture}"
+        )
     return load_nanotrack_v3(start), "NanoTrackV3 (HonglinChu/SiamTrackers, Apache-2.0)"
 
 
@@ -57,4 +64,6 @@ def write_student(
         if not name.endswith("num_batches_tracked")
     }  # fmt: skip
     graphs = export_onnx(student)
-    save_checkpoint(Checkpoint(architecture, settings or TrackerSettings(), weights, graphs, provenance), path)
+    save_checkpoint(
+        Checkpoint(architecture, settings or TrackerSettings(), weights, graphs, provenance), path
+    )

@@ -9,11 +9,11 @@ first), ``S x S`` cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 from ..tracking.geometry import AnchorCoder
 from ..tracking.network import StudentOutput
@@ -61,15 +61,14 @@ class HeadLosses(NamedTuple):
     labels: Tensor
 
 
-def cell_points(
-    cells: int, stride: int, size: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def cell_points(cells: int, stride: int, size: int, device: torch.device | str = "cpu") -> Tensor:
     """Coordinates of the cells' points along one axis, continuous search pixels, ``(cells,)``."""
     return (torch.arange(cells, device=device) - cells // 2) * float(stride) + size / 2
 
 
 def point_targets(boxes: Tensor, positive: Tensor, points: Tensor) -> PointTargets:
-    """Targets of each cell: inside the ellipse of half the box's axes positive, outside the whole ellipse negative.
+    """Targets of each cell: positive inside the ellipse of half the box's axes, negative outside
+    that of the whole axes.
 
     boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; positive ``(N,)`` bool, False where the patch
     does not show the target. The cell nearest to the centre of a visible target is always positive,
@@ -88,18 +87,10 @@ def point_targets(boxes: Tensor, positive: Tensor, points: Tensor) -> PointTarge
     return PointTargets(labels, distances)
 
 
-def anchor_grid(student: nn.Module, cells: int, size: int, device: torch.device | str) -> Tensor:
-    """Anchors of an RPN student, ``(4, K, S, S)`` float32: cx, cy, w, h in search pixels."""
-    coder = AnchorCoder(cells, student.stride, size, student.anchor_ratios, student.anchor_scale)
-    columns = [torch.as_tensor(column) for column in (coder.x, coder.y, coder.w, coder.h)]
-    anchors = torch.stack(columns).float().to(device)
-    return anchors.reshape(4, len(student.anchor_ratios), cells, cells)
-
-
 def anchor_targets(boxes: Tensor, positive: Tensor, anchors: Tensor) -> AnchorTargets:
-    """Targets of each anchor by its IoU with the box; the best anchor of a visible target counts as target.
+    """Targets of each anchor by its IoU with the box; the best one of a visible target is target.
 
-    boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; anchors as of ``anchor_grid``. All anchors
+    boxes ``(N, 4)`` x0, y0, x1, y1 in search pixels; anchors as of ``Head.anchors``. All anchors
     take part: the published code draws 64 of them at random, which has the same expectation.
     """
     x0, y0, x1, y1 = (boxes[:, i, None, None, None] for i in range(4))
@@ -128,7 +119,8 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def regression_loss(distances: Tensor, targets: PointTargets) -> Tensor:
-    """1 - IoU of predicted and true box (UnitBox, arXiv 1608.01471), mean over each sample's target cells, ``(N,)``.
+    """1 - IoU of predicted and true box (UnitBox, arXiv 1608.01471), mean over each sample's target
+    cells, ``(N,)``.
 
     distances ``(N, 4, S, S)`` predicted left, top, right, bottom in search pixels; 0 for a sample
     without target.
@@ -145,7 +137,8 @@ def regression_loss(distances: Tensor, targets: PointTargets) -> Tensor:
 
 
 def anchor_regression_loss(offsets: Tensor, targets: AnchorTargets) -> Tensor:
-    """L1 distance of the offsets, summed over the four, mean over each sample's target anchors, ``(N,)``.
+    """L1 distance of the offsets, summed over the four, mean over each sample's target anchors,
+    ``(N,)``.
 
     offsets ``(N, 4, K, S, S)`` predicted dx, dy, dw, dh.
     """
@@ -164,38 +157,61 @@ def foreground_map(output: StudentOutput) -> Tensor:
     return (logits[:, 1] - logits[:, 0]).amax(1)
 
 
-def head_losses(student: nn.Module, output: StudentOutput, batch: dict[str, Tensor]) -> HeadLosses:
-    """Supervised losses of a student's maps against ``batch``'s ``box`` and ``positive``."""
-    cells, size = output.classification.shape[-1], batch["search"].shape[-1]
-    logits, device = class_logits(output), batch["box"].device
-    regression = output.regression.float()
-    if student.coder == "point":
-        points = cell_points(cells, student.stride, size, device)
-        targets = point_targets(batch["box"], batch["positive"], points)
-        labels = targets.labels[:, None]
-        return HeadLosses(
-            classification_loss(logits, labels), regression_loss(regression, targets), labels
-        )
-    anchors = anchor_grid(student, cells, size, device)
-    aims = anchor_targets(batch["box"], batch["positive"], anchors)
-    offsets = regression.reshape(len(regression), 4, -1, cells, cells)
-    return HeadLosses(
-        classification_loss(logits, aims.labels), anchor_regression_loss(offsets, aims), aims.labels
-    )
+@dataclass(frozen=True)
+class Head:
+    """What a network's regression maps mean; networks with equal heads speak one language.
 
+    coder: ``point`` or ``anchor``. stride: of the cells, search pixels. ratios, scale: of the
+    anchors. The number of cells follows from the size of the search patch.
+    """
 
-def candidate_sides(student: nn.Module, output: StudentOutput, size: int) -> Tensor:
-    """Boxes of all candidates, ``(N, K, 4, S, S)`` float32: x0, y0, x1, y1 in search pixels."""
-    cells = output.classification.shape[-1]
-    regression = output.regression.float()
-    if student.coder == "point":
-        points = cell_points(cells, student.stride, size, regression.device)
-        y, x = torch.meshgrid(points, points, indexing="ij")
-        left, top, right, bottom = regression.unbind(1)
-        return torch.stack((x - left, y - top, x + right, y + bottom), 1)[:, None]
-    ax, ay, aw, ah = anchor_grid(student, cells, size, regression.device)
-    dx, dy, dw, dh = regression.reshape(len(regression), 4, -1, cells, cells).unbind(1)
-    # A student at its start may ask for boxes of any size; e^4 is beyond every patch.
-    cx, cy = dx * aw + ax, dy * ah + ay
-    half_w, half_h = dw.clamp(max=4).exp() * aw / 2, dh.clamp(max=4).exp() * ah / 2
-    return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), 2)
+    coder: str
+    stride: int
+    ratios: tuple[float, ...] = ()
+    scale: float = 0.0
+
+    @classmethod
+    def of(cls, student: Any) -> Head:
+        """The head of a network of ``tracking.network``."""
+        if student.coder == "point":
+            return cls("point", student.stride)
+        return cls("anchor", student.stride, tuple(student.anchor_ratios), student.anchor_scale)
+
+    def anchors(self, cells: int, size: int, device: torch.device | str = "cpu") -> Tensor:
+        """Anchors, ``(4, K, S, S)`` float32: cx, cy, w, h in search pixels."""
+        coder = AnchorCoder(cells, self.stride, size, self.ratios, self.scale)
+        columns = [torch.as_tensor(column) for column in (coder.x, coder.y, coder.w, coder.h)]
+        anchors = torch.stack(columns).float().to(device)
+        return anchors.reshape(4, len(self.ratios), cells, cells)
+
+    def losses(self, output: StudentOutput, batch: dict[str, Tensor]) -> HeadLosses:
+        """Supervised losses of a network's maps against ``batch``'s ``box`` and ``positive``."""
+        cells, size = output.classification.shape[-1], batch["search"].shape[-1]
+        logits, device = class_logits(output), batch["box"].device
+        regression = output.regression.float()
+        if self.coder == "point":
+            points = cell_points(cells, self.stride, size, device)
+            targets = point_targets(batch["box"], batch["positive"], points)
+            labels, reg = targets.labels[:, None], regression_loss(regression, targets)
+        else:
+            anchors = self.anchors(cells, size, device)
+            aims = anchor_targets(batch["box"], batch["positive"], anchors)
+            offsets = regression.reshape(len(regression), 4, -1, cells, cells)
+            labels, reg = aims.labels, anchor_regression_loss(offsets, aims)
+        return HeadLosses(classification_loss(logits, labels), reg, labels)
+
+    def sides(self, output: StudentOutput, size: int) -> Tensor:
+        """Boxes of all candidates, ``(N, K, 4, S, S)`` float32: x0, y0, x1, y1 in search pixels."""
+        cells = output.classification.shape[-1]
+        regression = output.regression.float()
+        if self.coder == "point":
+            points = cell_points(cells, self.stride, size, regression.device)
+            y, x = torch.meshgrid(points, points, indexing="ij")
+            left, top, right, bottom = regression.unbind(1)
+            return torch.stack((x - left, y - top, x + right, y + bottom), 1)[:, None]
+        ax, ay, aw, ah = self.anchors(cells, size, regression.device)
+        dx, dy, dw, dh = regression.reshape(len(regression), 4, -1, cells, cells).unbind(1)
+        # A student at its start may ask for boxes of any size; e^4 is beyond every patch.
+        cx, cy = dx * aw + ax, dy * ah + ay
+        half_w, half_h = dw.clamp(max=4).exp() * aw / 2, dh.clamp(max=4).exp() * ah / 2
+        return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), 2)

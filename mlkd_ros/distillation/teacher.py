@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher: a frozen enhancer in front of a frozen tracker, and what students may learn of it."""
+"""The teacher: a frozen enhancer in front of a frozen tracker, and what it says about a batch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..tracking.tracker import STUDENT_SHAPES, Tracker
 from .enhancer import Enhancer, load_enhancer
 from .nanotrack import load_nanotrack_v3
 from .student import student_from_checkpoint
-from .supervised import candidate_sides, head_losses
+from .supervised import Head
 
 Batch = dict[str, Tensor]
 
@@ -42,7 +43,9 @@ class TeacherView(NamedTuple):
 
 
 def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
-    """A tracker's network in eval mode and its architecture: a student checkpoint or ``nanotrackv3.pth``."""
+    """A tracker's network in eval mode and its architecture, of a student checkpoint or of a
+    published ``nanotrackv3.pth``.
+    """
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
         return student_from_checkpoint(checkpoint), checkpoint.architecture
@@ -67,16 +70,12 @@ class Teacher(nn.Module):
         self.networks = nn.ModuleList(fuse_batch_norm(copy.deepcopy(n).eval()) for n in networks)
         self.enhancer = enhancer
         self.teacher_input = teacher_input
+        self.head = Head.of(networks[0])
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay frozen whatever is asked."""
         return super().train(False)
-
-    @property
-    def head(self) -> nn.Module:
-        """The first network: its ``coder``, ``stride`` and anchors are those of the ensemble."""
-        return self.networks[0]
 
     def patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Template and search patches as the teacher gets them."""
@@ -84,9 +83,8 @@ class Teacher(nn.Module):
             names, dark = ("clean_template", "clean_search"), batch["night"]
         else:
             names, dark = ("template", "search"), batch["night"] | batch["darkened"]
-        return enhance_where(self.enhancer, batch[names[0]], dark), enhance_where(
-            self.enhancer, batch[names[1]], dark
-        )
+        template, search = (enhance_where(self.enhancer, batch[n], dark) for n in names)
+        return template, search
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> TeacherView:
@@ -99,10 +97,10 @@ class Teacher(nn.Module):
             sum(o.regression.float() for o in outputs) / count,  # type: ignore[arg-type]
             outputs[0].correlation,
         )
-        losses = head_losses(self.head, output, batch)
+        losses = self.head.losses(output, batch)
         return TeacherView(
             output.classification,
-            candidate_sides(self.head, output, search.shape[-1]),
+            self.head.sides(output, search.shape[-1]),
             tuple(m.float() for m in output.correlation),
             losses.classification,
             losses.regression,
@@ -111,7 +109,7 @@ class Teacher(nn.Module):
 
 
 def enhance_where(enhancer: Enhancer, patches: Tensor, dark: Tensor) -> Tensor:
-    """``(N, 3, H, W)`` patches, those marked in ``dark`` ``(N,)`` enhanced: light ones need no time."""
+    """Patches ``(N, 3, H, W)``, those marked in ``dark`` ``(N,)`` enhanced."""
     if not bool(dark.any()):
         return patches
     enhanced = patches.clone()
@@ -135,12 +133,11 @@ def load_teacher(
 
 def check_fits(teacher: Teacher, student: nn.Module) -> None:
     """ValueError when the student's head speaks another language than the teacher's."""
-    ours = getattr(student, "anchor_ratios", ()), getattr(student, "anchor_scale", 0)
-    theirs = getattr(teacher.head, "anchor_ratios", ()), getattr(teacher.head, "anchor_scale", 0)
-    if student.coder != teacher.head.coder or ours != theirs:
+    ours, theirs = Head.of(student), teacher.head
+    if replace(ours, stride=0) != replace(theirs, stride=0):
         raise ValueError(
-            f"a {type(teacher.head).__name__} cannot teach a {type(student).__name__}: "
-            "heads must be of one kind (anchor-free, or the same anchors)"
+            f"a teacher with a {theirs.coder} head cannot teach a {type(student).__name__} "
+            f"({ours.coder} head): heads must be of one kind, with the same anchors"
         )
 
 
@@ -156,14 +153,15 @@ class EnhancedEngine(Engine):
         self._device = torch.device(device)
         if self._device.type == "cpu":
             torch.set_num_threads(threads)
-        network = fuse_batch_norm(copy.deepcopy(network).eval())
-        self._network = network.to(self._device, memory_format=torch.channels_last)
+        network = fuse_batch_norm(copy.deepcopy(network).eval()).to(self._device)
+        self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._enhancer = enhancer.to(self._device)
         self.name = f"torch {torch.__version__} {device}, behind {type(enhancer).__name__}"
 
     def _patch(self, patches: np.ndarray) -> Tensor:
         images = torch.from_numpy(patches).to(self._device).permute(0, 3, 1, 2).float()
-        return self._enhancer(images)
+        enhanced: Tensor = self._enhancer(images)
+        return enhanced
 
     def template(self, patches: np.ndarray) -> Template:
         """Template features of uint8 patches, see ``Engine``."""
@@ -177,6 +175,12 @@ class EnhancedEngine(Engine):
             parts = (p.expand(count, *p.shape[1:]) if len(p) == 1 else p for p in template)
             output = self._network.search(self._patch(patches), *parts)
         return output.classification.cpu().numpy(), output.regression.cpu().numpy()
+
+    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
+        """One template for the patches of several targets, see ``Engine``."""
+        parts = zip(*templates, strict=True)
+        repeats = torch.tensor(counts, device=self._device)
+        return tuple(torch.cat(part).repeat_interleave(repeats, 0) for part in parts)
 
 
 def teacher_tracker(

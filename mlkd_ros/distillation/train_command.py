@@ -203,7 +203,7 @@ def _config(arguments: argparse.Namespace) -> TrainingConfig:
 
     from .config import load_config
 
-    config = load_config(arguments.config, arguments.overrides)
+    config: TrainingConfig = load_config(arguments.config, arguments.overrides)
     torch.manual_seed(config.seed)
     return config
 
@@ -224,9 +224,7 @@ def _students(
 def _teacher(arguments: argparse.Namespace, config: TrainingConfig) -> Teacher:
     from .teacher import load_teacher
 
-    return load_teacher(
-        arguments.teacher, arguments.enhancer, config.distillation.teacher_input
-    )
+    return load_teacher(arguments.teacher, arguments.enhancer, config.distillation.teacher_input)
 
 
 def _sampler(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Any, dict[str, int]]:
