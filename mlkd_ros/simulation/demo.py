@@ -3,8 +3,8 @@
 
     python -m mlkd_ros.simulation.demo --output demo
 
-Starts `night_camera` and `tracker` as processes of their own, designates the target on an image that
-is one second old, follows it for 20 s, and writes the bag, a video, a contact sheet and a plot.
+Starts `night_camera` and `tracker` as processes of their own, designates the target on an image
+that is one second old, follows it for 20 s, and writes bag, video, contact sheet and plot.
 The exit code is 1 if the target was lost, 2 if something went wrong before that could be known.
 """
 
