@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording in place of the camera, and the tracker. The tracker stays when it is over."""
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription
 from mlkd_ros.share import fastdds_environment, share_directory
 
 ARGUMENTS = (

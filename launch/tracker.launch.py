@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker alone, for a camera that is already there."""
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription
 from mlkd_ros.share import fastdds_environment, share_directory
 
 ARGUMENTS = (

@@ -21,7 +21,7 @@ from package_support import (
     share_files,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TOOLCHAIN = Path(__file__).with_name("wheels_toolchain.cmake")
 
