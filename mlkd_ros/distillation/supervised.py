@@ -101,7 +101,10 @@ def anchor_targets(boxes: Tensor, positive: Tensor, anchors: Tensor) -> AnchorTa
     w, h = (x1 - x0).clamp(min=1), (y1 - y0).clamp(min=1)
     iou = intersection / (w * h + aw * ah - intersection)
     labels = torch.where(iou > ANCHOR_TARGET, 1, torch.where(iou < ANCHOR_BACKGROUND, 0, IGNORE))
-    labels = torch.where(iou == iou.amax((1, 2, 3), keepdim=True), 1, labels)
+    # Of the many anchors that hold a small box whole, the one around it.
+    nearest = iou - 1e-5 * ((x0 + x1) / 2 - ax).abs() - 1e-5 * ((y0 + y1) / 2 - ay).abs()
+    best = (nearest == nearest.amax((1, 2, 3), keepdim=True)) & (iou > 0)
+    labels = torch.where(best, 1, labels)
     labels = torch.where(positive[:, None, None, None], labels, torch.zeros_like(labels))
     offsets = torch.broadcast_tensors(
         ((x0 + x1) / 2 - ax) / aw, ((y0 + y1) / 2 - ay) / ah, (w / aw).log(), (h / ah).log()
