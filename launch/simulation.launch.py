@@ -3,9 +3,7 @@
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from mlkd_ros.data.night_flight import SCENARIOS
 from mlkd_ros.share import fastdds_environment, share_directory
@@ -37,21 +35,17 @@ def generate_launch_description() -> LaunchDescription:
 def night_camera(context: LaunchContext) -> list[Node]:
     """The camera; it and the tracker agree on topic and clock."""
     given = context.launch_configurations
-    parameters: dict[str, object] = {
-        "use_sim_time": given["use_sim_time"].lower() == "true",
-    }
-    if given["scenario"]:
-        parameters["scenario"] = given["scenario"]
-    if given["seed"]:
-        parameters["seed"] = ParameterValue(LaunchConfiguration("seed"), value_type=int)
+    options = ["--log-level", given["log_level"]]
+    for name in ("scenario", "seed", "use_sim_time"):
+        if given[name]:
+            options += ["-p", f"{name}:={given[name]}"]
     return [
         Node(
             package="mlkd_ros",
             executable="night_camera",
             namespace=given["namespace"],
-            parameters=[parameters],
             remappings=[("image", given["image_topic"])] if given["image_topic"] else [],
-            ros_arguments=["--log-level", given["log_level"]],
+            ros_arguments=options,
             additional_env=fastdds_environment(),
             output="screen",
         )
