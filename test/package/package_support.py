@@ -24,6 +24,7 @@ _SOURCES = (
     "CMakeLists.txt",
     "LICENSE",
     "MANIFEST.in",
+    "README.md",
     "config",
     "interfaces_build.py",
     "launch",
