@@ -34,6 +34,27 @@ class PresenceSettings:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """How the template follows the target's looks, see ``memory.TemplateMemory``.
+
+    share: of the recent template against the first one, 0 (never changes) to 0.5.
+    renewal: weight of the newest view in the recent template.
+    above: confidence that a view needs. interval: least time between two views, seconds.
+    """
+
+    share: float = 0.3
+    renewal: float = 0.5
+    above: float = 0.9
+    interval: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 0.5:
+            raise ValueError(
+                f"memory share must be 0 to 0.5, not {self.share}: the first template leads"
+            )
+
+
+@dataclass(frozen=True)
 class TrackerSettings:
     """Post-processing of one student, in the terms of the Siamese-tracking literature.
 
@@ -51,6 +72,7 @@ class TrackerSettings:
     size_lr: float = 0.348
     calibration: tuple[float, float] = (1.0, 0.0)
     presence: PresenceSettings = field(default_factory=PresenceSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, for the checkpoint's header."""
@@ -60,13 +82,14 @@ class TrackerSettings:
     def from_dict(cls, values: dict[str, Any]) -> TrackerSettings:
         """From ``to_dict``'s form. ValueError names unknown keys."""
         values = dict(values)
-        presence = values.pop("presence", {})
-        for owner, given in ((cls, values), (PresenceSettings, presence)):
+        parts = {"presence": PresenceSettings, "memory": MemorySettings}
+        given = {name: values.pop(name, {}) for name in parts}
+        for owner, keys in ((cls, values), *((parts[name], given[name]) for name in parts)):
             known = {f.name for f in dataclasses.fields(owner)}
-            if unknown := sorted(set(given) - known):
+            if unknown := sorted(set(keys) - known):
                 raise ValueError(
                     f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}"
                 )
         if "calibration" in values:
             values["calibration"] = tuple(values["calibration"])
-        return cls(**values, presence=PresenceSettings(**presence))
+        return cls(**values, **{name: parts[name](**given[name]) for name in parts})

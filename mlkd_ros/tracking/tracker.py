@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from .engine import Engine, Template, create_engine
 from .frame import Frame, as_frame
 from .geometry import AnchorCoder, Box, CropWindow, PointCoder, check_box, context_side, crop
+from .memory import TemplateMemory
 from .presence import Presence, TrackState, calibrated_confidence
 from .settings import TrackerSettings
 
@@ -51,7 +52,7 @@ class _Target:
     second.
     """
 
-    template: Template
+    memory: TemplateMemory
     cx: float
     cy: float
     w: float
@@ -81,6 +82,7 @@ class _Plan:
     """The search windows of one target in one image; none for a target that was given up."""
 
     target: _Target
+    frame: Frame
     windows: list[CropWindow]
 
 
@@ -165,10 +167,9 @@ class Tracker:
         frame = as_frame(image)
         x, y, w, h = check_box(box, frame.width, frame.height)
         cx, cy = x + w / 2, y + h / 2
-        side = context_side(w, h, self.settings.context_amount)
-        patch = crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
-        template = self._engine.template(patch[None])
-        self._target = _Target(template, cx, cy, w, h, (frame.width, frame.height), stamp=stamp)
+        memory = TemplateMemory(self.settings.memory, self._template(frame, cx, cy, w, h))
+        size = (frame.width, frame.height)
+        self._target = _Target(memory, cx, cy, w, h, size, stamp=stamp)
         self._presence = Presence(self.settings.presence)
 
     def update(self, image: np.ndarray | Frame, stamp: float | None = None) -> TrackResult:
@@ -179,6 +180,12 @@ class Tracker:
         target is kept.
         """
         return update_together([self], image, stamp)[0]
+
+    def _template(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> Template:
+        """Template features of a box given by centre and size."""
+        side = context_side(w, h, self.settings.context_amount)
+        patch = crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
+        return self._engine.template(patch[None])
 
     def sibling(self) -> Tracker:
         """A tracker for another target on the same engine; ``update_together`` runs siblings as one
@@ -205,7 +212,7 @@ class Tracker:
         ratio = self._shape.search_size / self._shape.template_size
         side = context_side(target.w, target.h, self.settings.context_amount) * ratio
         windows = [CropWindow.around(cx, cy, side, self._shape.search_size) for cx, cy in centres]
-        return _Plan(target, windows)
+        return _Plan(target, frame, windows)
 
     def _conclude(
         self, plan: _Plan, logits: np.ndarray, regression: np.ndarray, stamp: float | None
@@ -237,8 +244,12 @@ class Tracker:
         else:
             self._coast(target, elapsed)
         self._keep_inside(target)
-        if self._presence.step(confidence, elapsed) == TrackState.LOST and not lost:
+        state = self._presence.step(confidence, elapsed)
+        if state == TrackState.LOST and not lost:
             self._scan = self._scan_centres(target)
+        elif state == TrackState.TRACKING and target.memory.due(confidence, elapsed):
+            seen = self._template(plan.frame, target.cx, target.cy, target.w, target.h)
+            target.memory.renew(seen)
         return self._result(target, confidence)
 
     def _look_again(self, target: _Target, candidate: _Candidate, confidence: float) -> None:
@@ -380,7 +391,7 @@ def update_together(
         return [
             t._conclude(plan, empty, empty, stamp) for t, plan in zip(trackers, plans, strict=True)
         ]
-    template = engine.join([plan.target.template for plan in plans], counts)
+    template = engine.join([plan.target.memory.current for plan in plans], counts)
     logits, regression = engine.search(
         template, np.stack(patches) if len(patches) > 1 else patches[0][None]
     )
