@@ -30,6 +30,7 @@ from mlkd_ros.data.night_flight.town import (
 )
 
 SUBPIXEL_BITS = 4
+GLOW_STEP_PX = 3  # radii of glows are multiples of this, so that few have to be worked out
 MIN_DEPTH_M = 1.0
 Colour = tuple[float, float, float]
 
@@ -117,8 +118,8 @@ class Painter:
 
     def glow(self, centre: np.ndarray, radius_px: float, light: Colour) -> None:
         """Add the glow of a lamp; ``light`` is its linear BGR radiance in the middle."""
-        radius = int(np.clip(round(radius_px), 2, 90))
-        x, y = (int(v) for v in np.clip(np.round(centre), -10000, 10000))
+        radius = GLOW_STEP_PX * min(max(round(radius_px / GLOW_STEP_PX), 1), 30)
+        x, y = round(float(centre[0])), round(float(centre[1]))
         left, right = max(0, x - radius), min(self.width, x + radius + 1)
         top, bottom = max(0, y - radius), min(self.height, y + radius + 1)
         if left >= right or top >= bottom:
@@ -171,20 +172,24 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return (points * (1 << SUBPIXEL_BITS) + 0.5).astype(np.int32)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=200)
 def _halo(radius: int, light: Colour) -> np.ndarray:
     """Squared root code of a glow, ``(2 * radius + 1, 2 * radius + 1, 3)`` float32."""
     axis = np.arange(-radius, radius + 1, dtype=np.float32) / radius
     distance = np.sqrt(axis[None, :] ** 2 + axis[:, None] ** 2)
     core = np.exp(-((distance / 0.11) ** 2))
-    skirt = 0.022 * np.clip(1.0 - distance, 0, 1) ** 2 / (0.08 + distance)
+    skirt = 0.022 * np.maximum(1.0 - distance, 0) ** 2 / (0.08 + distance)
     return (core + skirt)[:, :, None] * (np.array(light, np.float32) * np.float32(255.0**2))
 
 
-def code(linear: np.ndarray) -> Colour:
+def code(linear: np.ndarray | Colour) -> Colour:
     """Root-code colour of a linear BGR radiance."""
-    blue, green, red = (255.0 * math.sqrt(min(max(float(c), 0.0), 1.0)) for c in linear)
-    return blue, green, red
+    blue, green, red = linear[0], linear[1], linear[2]
+    return _root(blue), _root(green), _root(red)
+
+
+def _root(linear: float) -> float:
+    return 255.0 * math.sqrt(min(max(float(linear), 0.0), 1.0))
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
@@ -280,7 +285,10 @@ class _Mesh:
     faces: np.ndarray  # (F, CORNERS) indices, counter-clockwise from outside, in painting order
     following: np.ndarray  # (F, CORNERS) the same, one corner on
     normals: np.ndarray  # (F, 3)
+    upward: np.ndarray  # (F,) how far a face looks up, 0 to 1
+    gloss: np.ndarray  # (F,) what it mirrors of the light above
     materials: np.ndarray  # (F,)
+    lamps: tuple[int, ...]  # numbers of the faces that are lamps
 
 
 @lru_cache(maxsize=16)
@@ -413,12 +421,18 @@ def _assemble(faces: list[tuple[np.ndarray, int]]) -> _Mesh:
         normals.append(normal / np.linalg.norm(normal))
         indices.append([start + i for i in order] + [start + order[-1]] * (CORNERS - len(order)))
         start += len(corners)
+    direction = np.array(normals)
+    upward = np.maximum(direction[:, 2], 0.0)
+    materials = np.array([material for _, material in faces])
     return _Mesh(
-        np.concatenate(vertices),
-        np.array(indices),
-        np.roll(indices, -1, axis=1),
-        np.array(normals),
-        np.array([material for _, material in faces]),
+        vertices=np.concatenate(vertices),
+        faces=np.array(indices),
+        following=np.roll(indices, -1, axis=1),
+        normals=direction,
+        upward=upward,
+        gloss=0.02 * upward**8,
+        materials=materials,
+        lamps=tuple(np.flatnonzero((materials == FRONT_LAMP) | (materials == REAR_LAMP)).tolist()),
     )
 
 
@@ -471,11 +485,9 @@ def _face_colours(
     cos, sin = math.cos(yaw), math.sin(yaw)
     east = mesh.normals[:, 0] * cos - mesh.normals[:, 1] * sin
     # Lamps stand above: tops get all the light, sides less, one side more than the other.
-    shade = 0.34 + 0.66 * np.clip(mesh.normals[:, 2], 0, 1) + 0.12 * east
-    radiance = albedo[mesh.materials] * light[None, :] * shade[:, None]
-    radiance += (
-        0.02 * light[None, :] * np.clip(mesh.normals[:, 2:], 0, 1) ** 8
-    )  # gloss of the paint
+    shade = 0.34 + 0.66 * mesh.upward + 0.12 * east
+    radiance = albedo[mesh.materials] * shade[:, None] + mesh.gloss[:, None]
+    radiance *= light
     if lamps_on:
         radiance[mesh.materials == FRONT_LAMP] = HEADLIGHT
         radiance[mesh.materials == REAR_LAMP] = TAIL_LIGHT
@@ -490,20 +502,20 @@ def _paint_lamp_glow(
     visible: np.ndarray,
     pose: tuple[float, float, float],
 ) -> None:
-    toward = camera.position[:2] - np.array(pose[:2])
-    distance = float(np.linalg.norm(camera.position - (pose[0], pose[1], 0.0)))
-    heading = np.array([math.cos(pose[2]), math.sin(pose[2])])
-    facing = float(heading @ toward) / max(float(np.hypot(*toward)), 1e-6)
-    scale = camera.focal_px / distance
-    for face in np.flatnonzero(visible & (mesh.materials == FRONT_LAMP)):
-        strength = round(0.35 + 1.6 * max(facing, 0.0) ** 2, 1)
-        painter.glow(
-            points[mesh.faces[face]].mean(axis=0),
-            scale * (1.0 + 1.8 * max(facing, 0.0)),
-            scaled(LED, strength),
-        )
-    for face in np.flatnonzero(visible & (mesh.materials == REAR_LAMP)):
-        painter.glow(points[mesh.faces[face]].mean(axis=0), scale * 0.7, (0.01, 0.015, 0.30))
+    x, y, z = camera.position.tolist()
+    away = math.hypot(x - pose[0], y - pose[1])
+    facing = (x - pose[0]) * math.cos(pose[2]) + (y - pose[1]) * math.sin(pose[2])
+    facing = max(facing / max(away, 1e-6), 0.0)
+    scale = camera.focal_px / math.hypot(away, z)
+    for face in mesh.lamps:
+        if not visible[face]:
+            continue
+        middle = points[mesh.faces[face, :4]].sum(axis=0) / 4
+        if mesh.materials[face] == FRONT_LAMP:
+            strength = round(2.0 * (0.35 + 1.6 * facing**2), 0) / 2.0
+            painter.glow(middle, scale * (1.0 + 1.8 * facing), scaled(LED, strength))
+        else:
+            painter.glow(middle, scale * 0.7, (0.01, 0.015, 0.30))
 
 
 # --------------------------------------------------------------------------- people
@@ -520,8 +532,10 @@ class PersonLook:
 
 FOLIAGE_KINDS = 12
 FOLIAGE_PX = 192
+CLUMPS = 420  # of leaves in a crown
 FOLIAGE_OPAQUE = 110  # opacity from which a leaf hides what is behind it
 BRIDGE_LAMPS_M = 32.0  # spacing of the lamps on the bridge
+_TONES = np.linspace(0.0, 1.0, 256)[:, None] ** 2
 SKIN: Colour = (0.22, 0.30, 0.45)
 STRIDE_M = 1.4  # way covered in one full cycle of both legs
 
@@ -616,7 +630,7 @@ def _paint_foliage(
         slice(top - y + radius, bottom - y + radius),
         slice(left - x + radius, right - x + radius),
     )
-    ramp = root_code(leaf[None, :] * np.linspace(0.0, 1.0, 256)[:, None] ** 2).astype(np.uint8)
+    ramp = root_code(leaf[None, :] * _TONES).astype(np.uint8)
     painted = cv2.applyColorMap(np.ascontiguousarray(tone[part]), ramp[:, None, :])
     cv2.copyTo(painted, np.ascontiguousarray(mask[part]), painter.picture[top:bottom, left:right])
 
@@ -628,21 +642,23 @@ def _foliage(kind: int) -> tuple[np.ndarray, np.ndarray]:
     half = FOLIAGE_PX / 2
     tone = np.full((FOLIAGE_PX, FOLIAGE_PX), 40, np.uint8)
     alpha = np.zeros_like(tone)
-    lobes = rng.uniform(0.72, 1.0, 7)
+    height = np.sort(rng.random(CLUMPS))  # from the dark inside and below to the bright top
+    angle = rng.uniform(0, 2 * math.pi, CLUMPS)
+    lobes = rng.uniform(0.72, 1.0, 8)
+    lobe = np.interp(angle, np.linspace(0, 2 * math.pi, 9), np.append(lobes, lobes[0]))
+    distance = 0.92 * np.sqrt(rng.random(CLUMPS)) * lobe * (1.0 - 0.30 * height)
+    x = half * (1 + distance * np.cos(angle))
+    y = half * (1 + distance * np.sin(angle) - 0.10 * height)
+    bright = 60 + 120 * height * rng.uniform(0.5, 1.2, CLUMPS) - 45 * (y / half - 1)
+    radius = half * rng.uniform(0.05, 0.13, (CLUMPS, 1)) * rng.uniform(0.5, 1.2, (CLUMPS, 8))
     corner = np.linspace(0, 2 * math.pi, 8, endpoint=False)
-    clumps = np.sort(rng.random(420))  # from the dark inside and below to the bright top
-    for height in clumps:
-        angle = rng.uniform(0, 2 * math.pi)
-        lobe = np.interp(angle, np.linspace(0, 2 * math.pi, 8), np.append(lobes, lobes[0]))
-        distance = math.sqrt(rng.random()) * lobe * (1.0 - 0.30 * height)
-        x = half * (1 + 0.92 * distance * math.cos(angle))
-        y = half * (1 + 0.92 * distance * math.sin(angle) - 0.10 * height)
-        radius = half * rng.uniform(0.05, 0.13) * rng.uniform(0.5, 1.2, 8)
-        shape = np.column_stack((x + radius * np.cos(corner), y + radius * np.sin(corner)))
-        brightness = 60 + 120 * height * rng.uniform(0.5, 1.2) - 45 * (y / half - 1)
-        points = np.round(shape).astype(np.int32)
-        cv2.fillPoly(tone, [points], float(np.clip(brightness, 25, 255)))
-        cv2.fillPoly(alpha, [points], 255)
+    shapes = np.stack(
+        (x[:, None] + radius * np.cos(corner), y[:, None] + radius * np.sin(corner)), 2
+    )
+    shapes = np.round(shapes).astype(np.int32)
+    for shape, brightness in zip(shapes, bright.clip(25, 255).tolist(), strict=True):
+        cv2.fillPoly(tone, [shape], brightness)
+        cv2.fillPoly(alpha, [shape], 255)
     return tone, cv2.GaussianBlur(alpha, (0, 0), 1.5)
 
 
@@ -663,6 +679,12 @@ def _foliage_outline(kind: int) -> np.ndarray:
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outline = max(contours, key=cv2.contourArea)[:, 0, :]
     return (outline + 0.5) / (FOLIAGE_PX / 2) - 1.0
+
+
+def prepare() -> None:
+    """Work out what would otherwise hold up the first frames."""
+    for kind in range(FOLIAGE_KINDS):
+        _foliage_outline(kind)
 
 
 def lamp_points(lamp: Lamp, x: float, y: float) -> list[tuple[float, float, float]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlkd_ros.data.night_flight import actors
 from mlkd_ros.data.night_flight.actors import Camera, Painter, Trace
 from mlkd_ros.data.night_flight.ground import GroundWarp, box_blur, relight_ground
 from mlkd_ros.data.night_flight.painting import in_view, paint_scene
@@ -89,6 +90,7 @@ class NightFlight:
         self._movers = traffic(self._settings, clock, np.random.default_rng([self.seed, 1]))
         self._aim = CameraPlan(self._settings, self._movers[0], clock, self.seed)
         self._warp = GroundWarp(size)
+        actors.prepare()
 
     @property
     def focal_px(self) -> float:
