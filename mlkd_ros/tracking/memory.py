@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Template memory: how the target looked when it was designated, and how it looks of late.
-late.
 
 Lamps change colour, a car turns: the designated template alone fades within seconds. Template
 features enter the correlation linearly, so a mixture of two templates is one template at no cost in
