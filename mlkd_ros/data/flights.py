@@ -40,17 +40,28 @@ class FlightFrames:
         return (self[index] for index in range(self.count))
 
 
+def target_boxes(
+    flight: NightFlight, count: int, start: int = 0, visible_from: float = 0.0
+) -> np.ndarray:
+    """Boxes ``(count, 4)`` of a flight's main target, by rendering every frame.
+
+    Rows of NaN where no more than the fraction ``visible_from`` of it is seen.
+    """
+    boxes = np.full((count, 4), np.nan)
+    for index in range(count):
+        _, box, visible, _ = flight.render(start + index).targets[0]
+        if visible > visible_from:
+            boxes[index] = box
+    return boxes
+
+
 def flight_sequence(flight: NightFlight, count: int | None = None, start: int = 0) -> Sequence:
     """Make an annotated sequence of a flight's main target; absent is where nothing of it is seen.
 
     Every frame is rendered once for its annotation, and again whenever it is looked at.
     """
     count = flight.frame_count - start if count is None else count
-    boxes = np.full((count, 4), np.nan)
-    for index in range(count):
-        _, box, visible, _ = flight.render(start + index).targets[0]
-        if visible > 0:
-            boxes[index] = box
+    boxes = target_boxes(flight, count, start)
     name = f"{flight.scenario}_{flight.seed}"
     return Sequence(name, FlightFrames(flight, count, start), boxes, "flights", night=True)
 

@@ -9,8 +9,9 @@ leave in). A frame without its target is a row of NaN.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 _SEPARATORS = re.compile(r"[\s,;]+")
+_NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 class DatasetError(ValueError):
@@ -230,15 +232,23 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _check_no_gap(paths: tuple[Path, ...]) -> None:
-    """Refuse numbered frames with one missing: boxes would slide against frames unseen."""
-    numbers = [int(path.stem) for path in paths if path.stem.isdigit()]
-    if len(numbers) != len(paths):
+def check_no_gap(paths: tuple[Path, ...]) -> None:
+    """Refuse numbered frames with one missing: boxes would slide against frames unseen.
+
+    Raises:
+        DatasetError: A number between the first and the last is missing; the file is named.
+    """
+    parts = [_NUMBERED.fullmatch(path.stem) for path in paths]
+    numbers = [int(part[2]) for part in parts if part]
+    if len(numbers) != len(paths) or len({part[1] for part in parts if part}) != 1:
         return
     steps = np.diff(numbers)
     if len(steps) and (steps != steps.min()).any():
-        missing = numbers[int(np.flatnonzero(steps != steps.min())[0])] + int(steps.min())
-        name = str(missing).zfill(len(paths[0].stem)) + paths[0].suffix
+        last = int(np.flatnonzero(steps != steps.min())[0])
+        missing = str(numbers[last] + int(steps.min()))
+        before = _NUMBERED.fullmatch(paths[last].stem)
+        assert before is not None  # all of them matched
+        name = before[1] + missing.zfill(len(before[2])) + paths[last].suffix
         raise DatasetError(f"{paths[0].parent / name}: missing frame (its neighbours are there)")
 
 
@@ -250,6 +260,7 @@ def load_image_sequence(
     group: str = "videos",
     night: bool = False,
     allow_absent: bool = False,
+    attributes: frozenset[str] = frozenset(),
 ) -> Sequence:
     """Load a folder of frames and its annotation file.
 
@@ -258,23 +269,53 @@ def load_image_sequence(
             is named.
     """
     paths = list_images(folder)
-    _check_no_gap(paths)
+    check_no_gap(paths)
     boxes = read_boxes(annotation, allow_absent=allow_absent)
     if len(boxes) != len(paths):
         raise DatasetError(
             f"{annotation}: {len(boxes)} lines, but {folder} holds {len(paths)} frames"
         )
-    return Sequence(name or folder.name, ImageFrames(paths), boxes, group, night)
+    return Sequence(name or folder.name, ImageFrames(paths), boxes, group, night, attributes)
+
+
+def collect(
+    loaders: Iterable[Callable[[], Sequence]], problems: list[str] | None
+) -> list[Sequence]:
+    """Load sequences; one that is wrong is an error, or is left out and said in ``problems``.
+
+    Raises:
+        DatasetError: A sequence is wrong and there is no ``problems``; or all of them are wrong.
+    """
+    sequences = []
+    first: DatasetError | None = None
+    for load in loaders:
+        try:
+            sequences.append(load())
+        except DatasetError as error:
+            if problems is None:
+                raise
+            first = first or error
+            problems.append(str(error))
+    if first is not None and not sequences:
+        raise first
+    return sequences
 
 
 def load_otb_folders(
-    root: Path, *, group: str = "videos", night: bool = False, allow_absent: bool = False
+    root: Path,
+    *,
+    group: str = "videos",
+    night: bool = False,
+    allow_absent: bool = False,
+    problems: list[str] | None = None,
 ) -> list[Sequence]:
     """Load every ``<sequence>/img/*.jpg`` with ``<sequence>/groundtruth_rect.txt`` below ``root``,
     by name.
 
+    Sequences that are wrong are left out if there is a list of ``problems`` to say so in.
+
     Raises:
-        DatasetError: There is no sequence, or one of them is wrong.
+        DatasetError: There is no sequence, or one of them is wrong (with ``problems``: all are).
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder of sequences")
@@ -285,34 +326,37 @@ def load_otb_folders(
         raise DatasetError(
             f"{root}: holds no sequence folder (<sequence>/img, <sequence>/groundtruth_rect.txt)"
         )
-    return [
-        load_image_sequence(
-            folder / "img",
-            folder / "groundtruth_rect.txt",
-            name=folder.name,
-            group=group,
-            night=night,
-            allow_absent=allow_absent,
-        )
+    load = partial(load_image_sequence, group=group, night=night, allow_absent=allow_absent)
+    loaders = [
+        partial(load, folder / "img", folder / "groundtruth_rect.txt", name=folder.name)
         for folder in folders
     ]
+    return collect(loaders, problems)
 
 
 def load_video_pairs(
-    root: Path, *, group: str = "videos", night: bool = False, allow_absent: bool = True
+    root: Path,
+    *,
+    group: str = "videos",
+    night: bool = False,
+    allow_absent: bool = True,
+    problems: list[str] | None = None,
 ) -> list[Sequence]:
     """Load every ``<name>.mp4`` (or another video format) with ``<name>.txt`` beside it, by name.
 
+    Sequences that are wrong are left out if there is a list of ``problems`` to say so in.
+
     Raises:
-        DatasetError: There is no video, one has no annotation, or their counts differ.
+        DatasetError: There is no video, one has no annotation, or their counts differ (with
+            ``problems``: all are wrong).
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder of videos")
     videos = sorted(path for path in root.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:
         raise DatasetError(f"{root}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    sequences = []
-    for video in videos:
+
+    def load(video: Path) -> Sequence:
         annotation = video.with_suffix(".txt")
         boxes = read_boxes(annotation, allow_absent=allow_absent)
         frames = VideoFrames.open(video)
@@ -320,5 +364,6 @@ def load_video_pairs(
             raise DatasetError(
                 f"{annotation}: {len(boxes)} lines, but {video} holds {len(frames)} frames"
             )
-        sequences.append(Sequence(video.stem, frames, boxes, group, night))
-    return sequences
+        return Sequence(video.stem, frames, boxes, group, night)
+
+    return collect([partial(load, video) for video in videos], problems)

@@ -4,20 +4,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from mlkd_ros.data.sequences import Sequence
-    from mlkd_ros.evaluation.metrics import Scores
-    from mlkd_ros.evaluation.one_pass import OnePass
+    from mlkd_ros.evaluation.results import TrackerResults
 
-DATASETS = ("pairs", "otb")
+#: The same as `datasets.DATASETS`, which is slow to import (a test compares them).
+DATASETS = (
+    "pairs",
+    "otb",
+    "NAT2021-test",
+    "NAT2021-L-test",
+    "UAVDark135",
+    "DarkTrack2021",
+    "UAV123",
+    "night-flights",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,8 +32,10 @@ def add_parser(subparsers: Any) -> None:
         "evaluate",
         help="one-pass evaluation on annotated sequences",
         description="Initialise each tracker on the first frame of each sequence, track to its "
-        "end, and print success AUC, precision at 20 pixels, normalised precision and speed. "
-        "Results that exist are not computed again, unless the tracker's weights have changed.",
+        "end, and print success AUC, precision at 20 pixels, normalised precision, share of the "
+        "frames missed, share of false boxes while the target is absent, and speed. "
+        "Results that exist are not computed again, unless the tracker's weights have changed. "
+        "What is wrong with a sequence is named at the end, and the others are scored.",
         epilog="Trackers: ours[=CHECKPOINT], csrt, kcf, mil, opencv-nano=BACKBONE.onnx,HEAD.onnx "
         "(NanoTrack v1, v2), nanotrack=BACKBONE.onnx,HEAD.onnx (v3, in a plain loop).",
     )
@@ -35,23 +43,32 @@ def add_parser(subparsers: Any) -> None:
         "--dataset",
         required=True,
         choices=DATASETS,
-        help="layout of the data set: "
-        "pairs = NAME.mp4 + NAME.txt, otb = NAME/img/*.jpg + NAME/groundtruth_rect.txt",
+        help="pairs = NAME.mp4 + NAME.txt, otb = NAME/img/*.jpg + NAME/groundtruth_rect.txt, "
+        "night-flights = rendered, no download; the others in the layout they are published in",
     )
-    parser.add_argument("--root", required=True, type=Path, help="folder of the data set")
+    parser.add_argument("--root", type=Path, help="folder of the data set")
     parser.add_argument(
         "--tracker", action="append", help="tracker to run, repeatable (default: ours)"
     )
     parser.add_argument(
+        "--others",
+        type=Path,
+        metavar="DIR",
+        help="results of other trackers to score beside: DIR/TRACKER/SEQUENCE.txt",
+    )
+    parser.add_argument(
         "--condition",
         action="append",
-        help="day (default), dusk, street, dark or very_dark: darken "
+        help="day (default: the frames as they are), dusk, street, dark or very_dark: darken "
         "the frames by the low-light camera, the same for every tracker; repeatable",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of results (default: results)"
     )
     parser.add_argument("--sequence", action="append", help="run only this sequence, repeatable")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="sequences at a time (default: 1)"
+    )
     parser.add_argument(
         "--noise-seed", type=int, default=0, help="seed of the darkening's noise (default: 0)"
     )
@@ -63,43 +80,69 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; 0, or an error that names what is wrong."""
-    from mlkd_ros.evaluation.one_pass import CONDITIONS
+    """Run the command; 0, or 1 if a sequence could not be used, which is named."""
+    from mlkd_ros.evaluation.datasets import dataset_label
     from mlkd_ros.evaluation.trackers import tracker_label
 
-    conditions = arguments.condition or ["day"]
+    conditions = _conditions(arguments)
+    trackers = {tracker_label(name): name for name in arguments.tracker or ["ours"]}
+    store = Store(arguments.results, dataset_label(arguments.dataset), arguments.noise_seed)
+    problems: list[str] = []
+    sequences = _load(arguments, store, problems)
+    _compute(store, sequences, conditions, trackers, arguments, problems)
+    for condition in conditions:
+        scored = _score(store, sequences, condition, trackers, arguments.others, problems)
+        _print_tables(store, sequences, condition, scored, arguments.per_sequence)
+    for problem in problems:
+        print(f"mlkd evaluate: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _conditions(arguments: argparse.Namespace) -> list[str]:
+    """The conditions asked for, after a look at the other arguments."""
+    from mlkd_ros.evaluation.one_pass import CONDITIONS, DAY
+
+    conditions = arguments.condition or [DAY]
     unknown = sorted(set(conditions) - set(CONDITIONS))
     if unknown:
         raise ValueError(f"--condition must be one of {', '.join(CONDITIONS)}, not {unknown[0]!r}")
+    if arguments.dataset == "night-flights" and conditions != [DAY]:
+        raise ValueError("--condition has no meaning for night-flights, which are dark already")
     if arguments.noise_seed < 0:
         raise ValueError(f"--noise-seed must be 0 or more, not {arguments.noise_seed}")
-    trackers = {tracker_label(name): name for name in arguments.tracker or ["ours"]}
-    sequences = _load(arguments.dataset, arguments.root, arguments.sequence)
-    store = _Store(arguments.results, arguments.dataset, arguments.noise_seed)
-    _compute(store, sequences, conditions, trackers, arguments.overwrite)
-    for condition in conditions:
-        _print_table(store, sequences, condition, list(trackers), arguments.per_sequence)
-    return 0
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, not {arguments.jobs}")
+    if arguments.others is not None and not arguments.others.is_dir():
+        raise ValueError(f"{arguments.others}: no such folder of results, named by --others")
+    return conditions
 
 
-def _load(dataset: str, root: Path, names: list[str] | None) -> list[Sequence]:
-    from mlkd_ros.data.sequences import load_otb_folders, load_video_pairs
+def _load(arguments: argparse.Namespace, store: Store, problems: list[str]) -> list[Sequence]:
+    from mlkd_ros.evaluation import night_flights
+    from mlkd_ros.evaluation.datasets import choose, load_dataset
+    from mlkd_ros.evaluation.results import ANNOTATIONS
+    from mlkd_ros.evaluation.running import progress
 
-    if dataset == "pairs":
-        sequences = load_video_pairs(root)
-    else:
-        sequences = load_otb_folders(root, allow_absent=True)
-    if not names:
-        return sequences
-    found = {sequence.name: sequence for sequence in sequences}
-    missing = sorted(set(names) - found.keys())
-    if missing:
-        raise ValueError(f"no sequence {missing[0]!r} in {root}; it has {', '.join(sorted(found))}")
-    return [found[name] for name in names]
+    annotations = store.folder / store.dataset / ANNOTATIONS
+    missing = 0
+    if arguments.dataset == "night-flights":
+        missing = night_flights.frames_to_render(annotations)
+        if missing:
+            print(f"rendering {missing} frames once for their annotation", file=sys.stderr)
+    with progress(missing) as advance:
+        sequences = load_dataset(
+            arguments.dataset,
+            arguments.root,
+            problems,
+            annotations=annotations,
+            jobs=arguments.jobs,
+            on_frames=advance,
+        )
+    return choose(sequences, arguments.sequence)
 
 
 @dataclass(frozen=True)
-class _Store:
+class Store:
     """Where the results of this run lie."""
 
     folder: Path
@@ -107,6 +150,7 @@ class _Store:
     noise_seed: int
 
     def path(self, condition: str, tracker: str, sequence: str) -> Path:
+        """File of a tracker's result."""
         from mlkd_ros.evaluation.one_pass import result_file
 
         return result_file(self.folder, self.dataset, condition, tracker, sequence, self.noise_seed)
@@ -123,85 +167,68 @@ class _Store:
 
 
 def _compute(
-    store: _Store,
+    store: Store,
     sequences: list[Sequence],
     conditions: list[str],
     trackers: dict[str, str],
-    overwrite: bool,
+    arguments: argparse.Namespace,
+    problems: list[str],
 ) -> None:
     """Run what has no result yet, all trackers side by side on each sequence."""
-    from mlkd_ros.evaluation.one_pass import run_one_pass, write_result
-    from mlkd_ros.evaluation.trackers import EvaluatedTracker, create_tracker, tracker_identity
+    from mlkd_ros.evaluation.results import write_manifest
+    from mlkd_ros.evaluation.running import Work, run_works
+    from mlkd_ros.evaluation.trackers import tracker_identity
 
     identities = {label: tracker_identity(name) for label, name in trackers.items()}
-    work = []
+    if arguments.dataset == "night-flights":
+        from mlkd_ros.evaluation.night_flights import renderer_version
+
+        identities = {label: f"{one} {renderer_version()}" for label, one in identities.items()}
+    works = []
     for condition in conditions:
         for label, identity in identities.items():
             store.drop_outdated(condition, label, identity)
+        folder = store.path(condition, "any", "any").parents[1]
+        write_manifest(folder, store.dataset, condition, sequences)
         for sequence in sequences:
-            paths = {label: store.path(condition, label, sequence.name) for label in trackers}
-            todo = {label: path for label, path in paths.items() if overwrite or not path.is_file()}
+            paths = {
+                name: store.path(condition, label, sequence.name)
+                for label, name in trackers.items()
+            }
+            todo = {n: p for n, p in paths.items() if arguments.overwrite or not p.is_file()}
             if todo:
-                work.append((condition, sequence, todo))
-    made: dict[str, EvaluatedTracker] = {}
-    with _Progress(sum(len(sequence) for _, sequence, _ in work)) as advance:
-        for condition, sequence, todo in work:
-            for label in todo.keys() - made.keys():
-                made[label] = create_tracker(trackers[label])
-            running = {label: made[label] for label in todo}
-            passes = run_one_pass(running, sequence, condition, store.noise_seed, advance)
-            for label, result in passes.items():
-                write_result(todo[label], result)
+                works.append(Work(sequence, condition, store.noise_seed, todo))
+    run_works(works, arguments.jobs, problems)
 
 
-class _Progress:
-    """A progress bar that counts frames; silent where tqdm is not installed."""
+def _score(
+    store: Store,
+    sequences: list[Sequence],
+    condition: str,
+    trackers: dict[str, str],
+    others: Path | None,
+    problems: list[str],
+) -> list[TrackerResults]:
+    from mlkd_ros.evaluation.results import score_folder, tracker_folders
 
-    def __init__(self, total: int) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            self._bar: Any = nullcontext()
-        else:
-            self._bar = tqdm(total=total, unit="frame", disable=None if total else True)
-
-    def __enter__(self) -> Callable[[int], object]:
-        bar = self._bar.__enter__()
-        return (lambda _: None) if bar is None else (lambda _: bar.update())
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(*error)
+    folders = [store.path(condition, label, "any").parent for label in trackers]
+    if others is not None:
+        folders += tracker_folders(others)
+    return [score_folder(folder, sequences, problems) for folder in folders]
 
 
-def _print_table(
-    store: _Store, sequences: list[Sequence], condition: str, trackers: list[str], detailed: bool
+def _print_tables(
+    store: Store,
+    sequences: list[Sequence],
+    condition: str,
+    scored: list[TrackerResults],
+    detailed: bool,
 ) -> None:
-    from mlkd_ros.evaluation.metrics import average, score
-    from mlkd_ros.evaluation.one_pass import read_result
+    from mlkd_ros.evaluation.tables import attribute_table, main_table
 
-    names = [*trackers, *("  " + sequence.name for sequence in sequences if detailed)]
-    width = max(map(len, names)) + 2
     frames = sum(map(len, sequences))
     print(f"\n{store.dataset}, {condition}: {len(sequences)} sequences, {frames} frames")
-    print(" " * width + "    AUC   P@20     NP    IoU  missed      ms  p99 ms")
-    for tracker in trackers:
-        results, scores = [], []
-        for sequence in sequences:
-            path = store.path(condition, tracker, sequence.name)
-            results.append(read_result(path, len(sequence)))
-            scores.append(score(results[-1].boxes, sequence.boxes))
-        print(f"{tracker:{width}}{_row(average(scores), results)}")
-        if detailed:
-            for one, result, sequence in zip(scores, results, sequences, strict=True):
-                print(f"{'  ' + sequence.name:{width}}{_row(one, [result])}")
-
-
-def _row(one: Scores, results: list[OnePass]) -> str:
-    """The figures of a line; times are those of the updates, without initialisation."""
-    times = [result.seconds[np.isfinite(result.seconds)][1:] * 1e3 for result in results]
-    together = np.concatenate(times)
-    median, high = np.percentile(together, [50, 99]) if len(together) else (np.nan, np.nan)
-    return (
-        f"{one.success_auc:7.3f}{one.precision:7.3f}{one.normalised_precision:7.3f}"
-        f"{one.mean_iou:7.3f}{one.missed:8d}{median:8.1f}{high:8.1f}"
-    )
+    print("\n".join(main_table(scored, sequences, detailed)))
+    lines = attribute_table(scored, sequences)
+    if lines:
+        print("\n" + "\n".join(lines))

@@ -4,19 +4,17 @@
 Conventions, those of OTB and of the benchmarks after it:
 
 - *Success curve*: share of frames whose IoU is **above** each of 21 thresholds 0, 0.05, ..., 1 (at
-the last one it is 0
-  by definition). *Success AUC* is the mean of the 21 values, so a perfect tracker has 20/21 =
-  0.952.
+  the last one it is 0 by definition). *Success AUC* is the mean of the 21 values, so a perfect
+  tracker has 20/21 = 0.952.
 - *Precision curve*: share of frames whose centre is **within** 0, 1, ..., 50 pixels of the truth;
-the figure quoted is
-  the one at 20 pixels.
+  the figure quoted is the one at 20 pixels.
 - *Normalised precision curve* (TrackingNet, LaSOT): the centre error's x and y are divided by the
-true width and
-  height; shares within 0, 0.01, ..., 0.5; the figure quoted is the mean of these 51 values.
+  true width and height; shares within 0, 0.01, ..., 0.5; the figure quoted is the mean of these 51
+  values.
 - The frame of initialisation counts. A data set's figure is the mean over its sequences.
 - Frames whose truth is NaN (the target is absent) do not count in any of these; a box reported
-there is counted as a
-  false positive. A frame with a target but no reported box has IoU 0 and an infinite centre error.
+  there is counted as a false positive. A frame with a target but no reported box has IoU 0 and an
+  infinite centre error, and is counted as missed.
 
 Boxes are ``x, y, w, h`` in pixels, rows of NaN where there is none.
 """
@@ -69,6 +67,16 @@ class Scores:
     def precision(self) -> float:
         """Share of frames within 20 pixels, 0..1."""
         return float(self.precision_curve[PRECISION_AT])
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of the frames with a target on which no box was reported; NaN without such."""
+        return self.missed / self.frames if self.frames else float("nan")
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of the frames without a target on which a box was reported; NaN without such."""
+        return self.false_positives / self.absent if self.absent else float("nan")
 
     @property
     def normalised_precision(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlkd_ros.data.sequences import DatasetError, Sequence
-from mlkd_ros.evaluation import command, trackers
+from mlkd_ros.evaluation import command, running, trackers
 from mlkd_ros.evaluation.one_pass import (
     OnePass,
     darkened_frames,
@@ -177,6 +177,7 @@ def test_the_command_prints_a_table_and_resumes(
         made.append(name)
         return Recorder()
 
+    running.forget_trackers()
     monkeypatch.setattr(trackers, "create_tracker", create)
     assert _evaluate(dataset, "--condition", "day", "--condition", "dark", "--per-sequence") == 0
     assert made == ["ours"], "one tracker serves all sequences and conditions"
@@ -184,13 +185,15 @@ def test_the_command_prints_a_table_and_resumes(
     assert "pairs, day: 2 sequences, 10 frames" in printed and "pairs, dark" in printed
     # One of five frames is missed, the others are perfect.
     row = next(line for line in printed.splitlines() if line.startswith("ours"))
-    assert row.split()[1:6] == ["0.762", "0.800", "0.800", "0.800", "2"]
+    assert row.split()[1:6] == ["0.762", "0.800", "0.800", "0.800", "20.0%"]
     assert (dataset.parent / "results" / "pairs-dark" / "ours" / "b.txt").is_file()
     assert _evaluate(dataset) == 0
     assert made == ["ours"], "results that are there are not computed again"
+    running.forget_trackers()
     monkeypatch.setattr(trackers, "tracker_identity", lambda name: "other weights")
     assert _evaluate(dataset) == 0
     assert made == ["ours"] * 2, "results of other weights are"
+    running.forget_trackers()
     assert _evaluate(dataset, "--overwrite", "--sequence", "b") == 0
     assert made == ["ours"] * 3
     assert _evaluate(dataset, "--condition", "dark", "--noise-seed", "2") == 0

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run trackers over sequences: what has no result yet, several sequences at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlkd_ros.data.sequences import DatasetError, Sequence
+from mlkd_ros.evaluation import trackers as adapters
+from mlkd_ros.evaluation.one_pass import run_one_pass, write_result
+
+
+@dataclass(frozen=True)
+class Work:
+    """Trackers side by side on the frames of one sequence under one condition.
+
+    ``todo`` holds for each tracker's specification the file of its result.
+    """
+
+    sequence: Sequence
+    condition: str
+    noise_seed: int
+    todo: Mapping[str, Path]
+
+
+def run_works(works: list[Work], jobs: int, problems: list[str]) -> None:
+    """Do all works and write the results; a sequence that cannot be read is named in ``problems``.
+
+    Args:
+        works: Sent to other processes if there is more than one job.
+        jobs: Number of sequences at a time, each in a process of its own.
+        problems: Gets a sentence for each work that could not be finished.
+    """
+    with progress(sum(len(work.sequence) for work in works)) as advance:
+        if jobs == 1 or len(works) < 2:
+            for work in works:
+                problems.extend(_do(work, lambda _: advance(1)))
+            return
+        context = multiprocessing.get_context("spawn")
+        processes = min(jobs, len(works))
+        with ProcessPoolExecutor(processes, context, initializer=_prepare_process) as pool:
+            futures = {pool.submit(_do, work): work for work in works}
+            for future in as_completed(futures):
+                problems.extend(future.result())
+                advance(len(futures[future].sequence))
+
+
+#: Trackers of this process by specification: loading one takes a second or two.
+_made: dict[str, adapters.EvaluatedTracker] = {}
+
+
+def _prepare_process() -> None:
+    """One thread for each process: several sequences at a time already use the cores."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _do(work: Work, on_frame: Callable[[int], object] | None = None) -> list[str]:
+    """Run and write one work; what went wrong."""
+    for name in work.todo:
+        if name not in _made:
+            _made[name] = adapters.create_tracker(name)
+    running = {name: _made[name] for name in work.todo}
+    try:
+        passes = run_one_pass(running, work.sequence, work.condition, work.noise_seed, on_frame)
+    except DatasetError as error:
+        return [f"sequence {work.sequence.name} was not finished: {error}"]
+    for name, result in passes.items():
+        write_result(work.todo[name], result)
+    return []
+
+
+def forget_trackers() -> None:
+    """Let go of the trackers that this process has made."""
+    _made.clear()
+
+
+def progress(total: int) -> AbstractContextManager[Callable[[int], object]]:
+    """A progress bar that counts frames; silent where tqdm is not installed."""
+    return _bar(total)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], object]]:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda _: None
+        return
+    bar: Any = tqdm(total=total, unit="frame", disable=None if total else True)
+    with bar:
+        yield bar.update
