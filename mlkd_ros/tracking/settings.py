@@ -19,7 +19,7 @@ class PresenceSettings:
     tracking_above: float = 0.5
     uncertain_below: float = 0.35
     lost_below: float = 0.15
-    lost_after: float = 0.5
+    lost_after: float = 1.0
     reacquire_above: float = 0.6
     reacquire_frames: int = 2
     give_up_after: float = 30.0
@@ -44,7 +44,7 @@ class MemorySettings:
 
     share: float = 0.3
     renewal: float = 0.5
-    above: float = 0.9
+    above: float = 0.8
     interval: float = 0.5
 
     def __post_init__(self) -> None:
