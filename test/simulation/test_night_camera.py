@@ -127,9 +127,11 @@ def test_images_truth_and_camera_agree(start_node, listener):
 def test_stamps_are_the_time_of_publishing(start_node, listener):
     start(start_node, "-p", "rate:=10.0")
     listener.wait(lambda: len(listener.images) >= 25)
-    assert 0 <= np.median(listener.ages) < 0.05
-    steps = np.diff(sorted(listener.images)) * 1e-9
-    assert np.median(steps) == pytest.approx(0.1, abs=0.02)
+    assert min(listener.ages) >= 0
+    assert np.percentile(listener.ages, 25) < 0.1
+    stamps = np.array(sorted(listener.images)) * 1e-9
+    # A machine that is too busy leaves images out, but none may come early.
+    assert np.diff(stamps).mean() > 0.095
 
 
 def test_a_best_effort_subscriber_is_served_too(start_node):

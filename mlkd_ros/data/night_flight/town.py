@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 PERIOD_M = 256.0
-TEXELS_PER_M = 12
+TEXELS_PER_M = 8
 APRON_M = 128.0  # the ground map goes on this far after its period, so that a view never wraps
 LIGHT_CELL_M = 1.0
 
