@@ -132,7 +132,7 @@ class BagSource(FrameSource):
         Raises:
             DatasetError: Not a bag, no such image topic, or several and none was named.
         """
-        self._reader = _open_bag(path)
+        self._reader = open_bag(path)
         try:
             self.topic = self._choose_topic(path, topic)
         except DatasetError:
@@ -178,7 +178,15 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} ({n} images)" for name, n in sorted(counts.items())) or "none"
 
 
-def _open_bag(path: Path) -> Any:
+def open_bag(path: Path) -> Any:
+    """Open a rosbag2 bag, folder or file, as a reader of the ``rosbags`` library.
+
+    Raises:
+        ImportError: ``rosbags`` is not installed; the message names the extra.
+        DatasetError: It cannot be read as a bag.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path}: no such bag")
     try:
         from rosbags.highlevel import AnyReader, AnyReaderError
         from rosbags.typesys import Stores, get_typestore

@@ -146,3 +146,50 @@ def average(scores: Sequence[Scores]) -> Scores:
         absent=sum(one.absent for one in scores),
         false_positives=sum(one.false_positives for one in scores),
     )
+
+
+class RunningScores:
+    """Scores of one sequence, frame by frame, in constant memory; the same as :func:`score`."""
+
+    def __init__(self) -> None:
+        self._success = np.zeros(len(SUCCESS_THRESHOLDS), np.int64)
+        self._precision = np.zeros(len(PRECISION_THRESHOLDS), np.int64)
+        self._normalised = np.zeros(len(NORMALISED_THRESHOLDS), np.int64)
+        self._overlap = 0.0
+        self._frames = self._missed = self._absent = self._false = 0
+
+    def add(
+        self,
+        box: tuple[float, float, float, float] | None,
+        truth: tuple[float, float, float, float] | None,
+    ) -> None:
+        """Count one frame: the reported box and the true one, None where there is none."""
+        if truth is None:
+            self._absent += 1
+            self._false += box is not None
+            return
+        self._frames += 1
+        if box is None:
+            self._missed += 1
+            return
+        reported, true = np.array([box], np.float64), np.array([truth], np.float64)
+        overlap = float(iou(reported, true)[0])
+        offset = centre_errors(reported, true)[0]
+        self._overlap += overlap
+        self._success += overlap > SUCCESS_THRESHOLDS
+        self._precision += np.hypot(*offset) <= PRECISION_THRESHOLDS
+        self._normalised += np.hypot(*(offset / true[0, 2:])) <= NORMALISED_THRESHOLDS
+
+    def scores(self) -> Scores:
+        """The scores so far; curves of NaN without a frame that has a target."""
+        total = self._frames or float("nan")
+        return Scores(
+            success_curve=self._success / total,
+            precision_curve=self._precision / total,
+            normalised_curve=self._normalised / total,
+            mean_iou=self._overlap / total,
+            frames=self._frames,
+            missed=self._missed,
+            absent=self._absent,
+            false_positives=self._false,
+        )
