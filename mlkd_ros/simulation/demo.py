@@ -38,7 +38,15 @@ __all__ = ["main"]
 
 _NAMESPACE = "mlkd"
 #: Files and folders that a demo leaves in its output folder, and that the next one replaces.
-_OUTPUTS = ("bag", "flight.mp4", "contact_sheet.png", "plot.png", "camera.log", "tracker.log")
+_OUTPUTS = (
+    "bag",
+    "flight.mp4",
+    "contact_sheet.png",
+    "plot.png",
+    "camera.log",
+    "tracker.log",
+    "log",
+)
 
 
 class DemoError(RuntimeError):
@@ -50,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (DemoError, ImportError, OSError) as error:
+    except (DemoError, ImportError, OSError, ValueError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
