@@ -12,7 +12,10 @@ from collections.abc import Sequence
 COMMANDS = (
     "mlkd_ros.track_command",
     "mlkd_ros.evaluation.command",
+    "mlkd_ros.evaluation.score_command",
+    "mlkd_ros.evaluation.report_command",
     "mlkd_ros.distillation.train_command",
+    "mlkd_ros.distillation.select_command",
 )
 
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mlkd select``: the best student of training runs, calibrated, becomes the one that ships."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..evaluation.metrics import Scores
+    from .selection import Calibration, CandidateResult
+
+CONDITIONS = ("day", "dusk", "street", "dark", "very_dark")
+DEFAULT_CONDITIONS = ("day", "street", "dark", "very_dark")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``select`` to the ``mlkd`` command."""
+    parser = subparsers.add_parser(
+        "select",
+        help="choose the best student of training runs and calibrate it",
+        description="Fly every student over the validation sequences in several conditions, choose "
+        "the highest mean success AUC, fit the calibration of its confidence, and write the "
+        "checkpoint with its provenance, and a model card beside it.",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folders, or students"
+    )
+    parser.add_argument("--validation", type=Path, required=True, help="folder of the sequences")
+    parser.add_argument(
+        "--dataset", default="pairs", help="layout of the sequences, as of `mlkd evaluate`"
+    )
+    parser.add_argument("--sequence", action="append", help="only this sequence, repeatable")
+    parser.add_argument(
+        "--condition", action="append", choices=CONDITIONS,
+        help=f"repeatable (default: {', '.join(DEFAULT_CONDITIONS)})",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--noise-seed", type=int, default=0, help="of the darkening")
+    parser.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from ..evaluation.datasets import choose, load_dataset
+    from ..evaluation.running import progress
+    from .selection import calibrate, find_candidates, fly_as_shipped, fly_candidates
+
+    paths = find_candidates(arguments.runs)
+    problems: list[str] = []
+    sequences = load_dataset(
+        arguments.dataset, arguments.validation, problems, annotations=arguments.output.parent
+    )
+    if problems:
+        raise ValueError(problems[0])
+    sequences = choose(sequences, arguments.sequence)
+    conditions = arguments.condition or list(DEFAULT_CONDITIONS)
+    options: dict[str, Any] = {"device": arguments.device, "noise_seed": arguments.noise_seed}
+    frames = sum(len(sequence) for sequence in sequences) * len(conditions)
+    with progress(2 * frames) as on_frame:
+        results = fly_candidates(paths, sequences, conditions, on_frame=_one(on_frame), **options)
+        best = max(results, key=lambda result: result.success)
+        calibration = calibrate(best.samples)
+        _write(arguments, best, calibration, results, conditions)
+        shipped = fly_as_shipped(
+            arguments.output, sequences, conditions, on_frame=_one(on_frame), **options
+        )
+    names = [sequence.name for sequence in sequences]
+    card = _write_card(arguments, results, best, calibration, shipped, names)
+    print(_candidates_table(results, best))
+    print(f"wrote {arguments.output} ({best.path}) and {card}")
+    return 0
+
+
+def _one(on_frame: Any) -> Any:
+    return lambda _: on_frame(1)
+
+
+def _write(
+    arguments: argparse.Namespace, best: CandidateResult, calibration: Calibration,
+    results: list[CandidateResult], conditions: list[str],
+) -> None:  # fmt: skip
+    """Write the chosen student with its calibration and how it was chosen."""
+    from ..tracking.checkpoint import load_checkpoint, save_checkpoint
+
+    checkpoint = load_checkpoint(best.path)
+    settings = replace(checkpoint.settings, calibration=(calibration.slope, calibration.offset))
+    selection = {
+        "dataset": arguments.dataset,
+        "conditions": conditions,
+        "success_auc": {_label(result): round(result.success, 4) for result in results},
+        "chosen": _label(best),
+    }
+    provenance = {
+        **checkpoint.provenance,
+        "selection": selection,
+        "calibration": calibration.to_dict(),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(replace(checkpoint, settings=settings, provenance=provenance), arguments.output)
+
+
+def _label(result: CandidateResult) -> str:
+    """``RUN/student_l2``: enough to find it, and no path of this machine."""
+    return f"{result.path.parent.name}/{result.path.stem}"
+
+
+def _row(label: str, scores: dict[str, Scores]) -> str:
+    cells = [
+        f"{s.success_auc:.3f} / {s.precision:.3f} / {s.normalised_precision:.3f}"
+        for s in scores.values()
+    ]
+    mean = sum(s.success_auc for s in scores.values()) / len(scores)
+    return f"| {label} | {' | '.join(cells)} | {mean:.3f} |"
+
+
+def _head(conditions: list[str]) -> str:
+    line = f"| student | {' | '.join(conditions)} | mean success |"
+    return f"{line}\n| --- |{' --- |' * (len(conditions) + 1)}"
+
+
+def _candidates_table(results: list[CandidateResult], best: CandidateResult) -> str:
+    rows = [
+        _row(f"**{_label(r)}**" if r is best else _label(r), r.scores)
+        for r in sorted(results, key=lambda r: -r.success)
+    ]
+    return "\n".join([_head(list(best.scores)), *rows])
+
+
+def _write_card(
+    arguments: argparse.Namespace, results: list[CandidateResult], best: CandidateResult,
+    calibration: Calibration, shipped: dict[str, Scores], sequences: list[str],
+) -> Path:  # fmt: skip
+    """Write the model card beside the checkpoint, and the diagram where matplotlib is there."""
+    from ..tracking.checkpoint import load_checkpoint, sha256
+    from .calibration import draw_reliability, reliability_table
+
+    checkpoint = load_checkpoint(arguments.output)
+    diagram = arguments.output.with_name(f"{arguments.output.stem}_reliability.png")
+    try:
+        draw_reliability(calibration.table, diagram, "cross-validated by sequence")
+        picture = f"\n![reliability diagram]({diagram.name})\n"
+    except ImportError as error:
+        picture = ""
+        print(f"mlkd select: {error}", file=sys.stderr)
+    text = _CARD.format(
+        name=arguments.output.name,
+        sha256=sha256(arguments.output),
+        architecture=checkpoint.architecture,
+        training=_training_lines(checkpoint.provenance),
+        dataset=arguments.dataset,
+        sequences=", ".join(sequences),
+        candidates=_candidates_table(results, best),
+        shipped="\n".join([_head(list(shipped)), _row(f"**{_label(best)}**", shipped)]),
+        slope=calibration.slope,
+        offset=calibration.offset,
+        frames=calibration.frames,
+        right=calibration.right,
+        error=calibration.table.expected_error,
+        raw=calibration.raw_error,
+        table=reliability_table(calibration.table),
+        picture=picture,
+    )
+    path: Path = arguments.output.with_suffix(".md")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _training_lines(provenance: dict[str, Any]) -> str:
+    """What the checkpoint knows of its training, one line each."""
+    config = provenance.get("config", {})
+    shown = {
+        "start": provenance.get("start"),
+        "objective": provenance.get("kind"),
+        "correlation loss": provenance.get("name"),
+        "teacher": ", ".join(provenance.get("teacher", [])) or None,
+        "enhancer": provenance.get("enhancer"),
+        "pairs seen": provenance.get("pairs"),
+        "seed": config.get("seed"),
+        "windows of training material": provenance.get("windows"),
+    }
+    return "\n".join(f"- {key}: {value}" for key, value in shown.items() if value is not None)
+
+
+_CARD = """# {name}
+
+SHA-256 `{sha256}`, architecture `{architecture}`. Written by `mlkd select`.
+
+## Training
+{training}
+
+The whole experiment file is in the checkpoint's provenance.
+
+## Validation
+Success AUC / precision at 20 px / normalised precision, one pass, means over sequences ({dataset}:
+{sequences}). All conditions but `day` are daylight footage darkened by the low-light camera model:
+synthetic. Candidates fly without presence states, as is usual in this field:
+
+{candidates}
+
+The chosen one as the node runs it (calibrated, with doubt, loss and re-acquisition; a frame on
+which it reports no box counts as missed):
+
+{shipped}
+
+## Confidence
+`confidence = sigmoid({slope:.4f} logit(score) + {offset:.4f})`: the probability that the box
+overlaps the target with an IoU above 0.5. Fitted on {frames} frames ({right} right) of these
+sequences and conditions, every fourth accompanied by a look at a place where the target is not.
+Expected calibration error {error:.3f} on sequences that the fit had not seen (raw score:
+{raw:.3f}).
+
+{table}
+{picture}"""

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selection: every student of a room flies the validation sequences; the best is calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.sequences import Sequence
+from ..evaluation.metrics import Scores, average, score
+from ..evaluation.one_pass import run_one_pass
+from ..tracking.checkpoint import CheckpointError, load_checkpoint
+from ..tracking.geometry import Box, context_side, iou
+from ..tracking.settings import PresenceSettings, TrackerSettings
+from ..tracking.tracker import STUDENT_SHAPES, Tracker, load_tracker
+from .calibration import Reliability, cross_validated, fit_platt, reliability
+
+#: Every so many frames the tracker is also shown a place where the target is not.
+ABSENT_EVERY = 4
+#: A box is right above this IoU.
+RIGHT_ABOVE = 0.5
+#: Never doubts, never loses: one-pass evaluation in the field's manner.
+ALWAYS_THERE = PresenceSettings(tracking_above=0.0, uncertain_below=0.0, lost_below=0.0)
+
+
+@dataclass
+class Samples:
+    """Frames for the calibration: raw score, whether the box was right, and the sequence."""
+
+    scores: list[float] = field(default_factory=list)
+    correct: list[bool] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+    def add(self, score: float, correct: bool, group: str) -> None:
+        """Take one frame."""
+        self.scores.append(score)
+        self.correct.append(correct)
+        self.groups.append(group)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, correct, groups as arrays ``(N,)``."""
+        return np.array(self.scores), np.array(self.correct, bool), np.array(self.groups)
+
+
+@dataclass
+class CandidateResult:
+    """How one student did: scores by condition (means over sequences), and calibration samples."""
+
+    path: Path
+    scores: dict[str, Scores] = field(default_factory=dict)
+    samples: Samples = field(default_factory=Samples)
+
+    @property
+    def success(self) -> float:
+        """Mean success AUC over the conditions: what is selected by."""
+        return float(np.mean([scores.success_auc for scores in self.scores.values()]))
+
+
+def find_candidates(runs: SequenceOf[Path]) -> list[Path]:
+    """Student checkpoints of training runs (folders), or files given directly.
+
+    CheckpointError names a folder without a student, or a file that is none.
+    """
+    found: list[Path] = []
+    for run in runs:
+        paths = [run]
+        if run.is_dir():
+            paths = sorted(run.glob("student*.safetensors"))
+            if not paths:
+                raise CheckpointError(f"{run}: no student*.safetensors here: not a finished run")
+        found += paths
+    for path in found:
+        load_checkpoint(path)  # wrong files are named before anything is run
+    return found
+
+
+class _Probe:
+    """A tracker under evaluation that keeps its raw scores, and looks where the target is not.
+
+    Fits ``EvaluatedTracker``. One probe sees one sequence in one condition.
+    """
+
+    def __init__(self, tracker: Tracker, sequence: Sequence, samples: Samples) -> None:
+        self._tracker, self._other = tracker, tracker.sibling()
+        self._shape_ratio = _search_ratio(tracker)
+        self._truth = sequence.boxes
+        self._name, self._samples = sequence.name, samples
+        self._frame = int(np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))[0])
+        self._first: tuple[np.ndarray, Box] | None = None
+        self._rng = np.random.default_rng(0)
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target; remembered for the looks elsewhere."""
+        self._tracker.init(image, box)
+        self._first = image.copy(), box
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Track; the raw score and whether the box was right become a sample."""
+        self._frame += 1
+        result = self._tracker.update(image)
+        truth = self._truth[self._frame]
+        right = bool(np.isfinite(truth).all() and iou(np.array(result.box), truth) > RIGHT_ABOVE)
+        self._samples.add(result.confidence, right, self._name)
+        if self._frame % ABSENT_EVERY == 0:
+            self._look_elsewhere(image, truth)
+        return result.box
+
+    def _look_elsewhere(self, image: np.ndarray, truth: np.ndarray) -> None:
+        """The picture is shifted around, so that another place comes where the tracker looks."""
+        assert self._first is not None
+        first, box = self._first
+        if first.shape != image.shape:
+            return
+        shift = self._shift_away(image.shape[:2], box, truth)
+        if shift is None:
+            return
+        self._other.init(first, box)
+        elsewhere = np.roll(image, shift, axis=(0, 1))
+        self._samples.add(self._other.update(elsewhere).confidence, False, self._name)
+
+    def _shift_away(
+        self, size: tuple[int, ...], box: Box, truth: np.ndarray
+    ) -> tuple[int, int] | None:
+        """Rows and columns to shift by so that the target is outside the search region, or None."""
+        if not np.isfinite(truth).all():
+            return 0, 0  # it is nowhere
+        start = np.array([box[1] + box[3] / 2, box[0] + box[2] / 2])
+        now = np.array([truth[1] + truth[3] / 2, truth[0] + truth[2] / 2])
+        reach = context_side(box[2], box[3], 0.5) * self._shape_ratio / 2
+        clear = reach + np.array([truth[3], truth[2]]) / 2
+        for _ in range(20):
+            shift = np.array([self._rng.integers(size[0]), self._rng.integers(size[1])])
+            offset = np.abs((now + shift) % size - start)
+            # The picture is closed to a ring by the shift, but the search region is not.
+            if (offset > clear).any():
+                return int(shift[0]), int(shift[1])
+        return None
+
+
+def _search_ratio(tracker: Tracker) -> float:
+    """Side of the search region in sides of the template."""
+    return next(
+        shape.search_size / shape.template_size
+        for shape in STUDENT_SHAPES.values()
+        if shape.template_size == tracker.template_size
+    )
+
+
+def _settings_for_selection(path: Path) -> TrackerSettings:
+    return replace(load_checkpoint(path).settings, calibration=(1.0, 0.0), presence=ALWAYS_THERE)
+
+
+def fly_candidates(
+    paths: SequenceOf[Path], sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
+    *, device: str = "auto", noise_seed: int = 0, on_frame: Any = None,
+) -> list[CandidateResult]:  # fmt: skip
+    """One-pass evaluation of all candidates side by side on the same frames."""
+    results = [CandidateResult(path) for path in paths]
+    trackers = [
+        load_tracker(path, device=device, settings=_settings_for_selection(path)) for path in paths
+    ]
+    for condition in conditions:
+        scores: list[list[Scores]] = [[] for _ in paths]
+        for sequence in sequences:
+            probes = {
+                str(n): _Probe(tracker, sequence, result.samples)
+                for n, (tracker, result) in enumerate(zip(trackers, results, strict=True))
+            }
+            passes = run_one_pass(probes, sequence, condition, noise_seed, on_frame)
+            for number in range(len(paths)):
+                scores[number].append(score(passes[str(number)].boxes, sequence.boxes))
+        for result, own in zip(results, scores, strict=True):
+            result.scores[condition] = average(own)
+    return results
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fit on all samples, and its reliability on sequences that each fit had not seen."""
+
+    slope: float
+    offset: float
+    table: Reliability
+    raw_error: float
+    frames: int
+    right: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for the provenance."""
+        return {
+            "slope": self.slope, "offset": self.offset, "frames": self.frames, "right": self.right,
+            "expected_calibration_error": self.table.expected_error,
+            "expected_calibration_error_raw_score": self.raw_error,
+        }  # fmt: skip
+
+
+def calibrate(samples: Samples) -> Calibration:
+    """Fit the calibration. ValueError when all frames are right, or all wrong."""
+    scores, correct, groups = samples.arrays()
+    slope, offset = fit_platt(scores, correct)
+    confidence = cross_validated(scores, correct, groups)
+    return Calibration(
+        slope, offset, reliability(confidence, correct),
+        reliability(scores, correct).expected_error, len(scores), int(correct.sum()),
+    )  # fmt: skip
+
+
+def fly_as_shipped(
+    path: Path, sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
+    *, device: str = "auto", noise_seed: int = 0, on_frame: Any = None,
+) -> dict[str, Scores]:  # fmt: skip
+    """Scores of a finished checkpoint as the node runs it: with doubt, loss and re-acquisition."""
+    from ..evaluation.trackers import OursTracker
+
+    tracker = OursTracker(str(path), device=device)
+    return {
+        condition: average(
+            [
+                score(
+                    run_one_pass({"ours": tracker}, s, condition, noise_seed, on_frame)[
+                        "ours"
+                    ].boxes,
+                    s.boxes,
+                )
+                for s in sequences
+            ]
+        )
+        for condition in conditions
+    }
