@@ -28,6 +28,8 @@ from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from mlkd_ros.data.night_flight import SCENARIOS
+from mlkd_ros.data.sequences import DatasetError
+from mlkd_ros.evaluation.streaming import score_bag
 from mlkd_ros.node.messages import box_from_message, time_message
 from mlkd_ros.share import fastdds_environment, share_directory, use_fastdds_profile
 from mlkd_ros.simulation.demo_report import Flight, evaluate, write_report
@@ -121,12 +123,21 @@ def _run(options: argparse.Namespace) -> int:
         )
     figures = evaluate(flight)
     print(figures.table())
+    print("\n" + "\n".join(_as_a_subscriber_saw_it(output / "bag")))
     write_report(flight, figures, output, f"/{_NAMESPACE}")
     print(f"\nwritten to {output}{os.sep}: bag, flight.mp4, contact_sheet.png, plot.png")
     if figures.lost:
         print(f"the target was lost: {figures.lost}", file=sys.stderr)
         return 1
     return 0
+
+
+def _as_a_subscriber_saw_it(bag: Path) -> list[str]:
+    """Latency-aware scores of the bag, as `mlkd score` prints them."""
+    try:
+        return score_bag(bag).lines()
+    except DatasetError as error:
+        return [f"no latency-aware scores: {error}"]
 
 
 def _clear(output: Path) -> None:
