@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from importlib.metadata import version
 
 import pytest
-from package_support import EXECUTABLES, ROOT, pyproject
+from package_support import EXECUTABLES, ROOT, pyproject, python_modules
 from packaging.requirements import Requirement
 
 # What is called differently by pip and rosdep.
@@ -28,7 +28,7 @@ ROSDEP_KEYS = {
 # What is called differently by pip and in an import statement.
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 # Imported only where somebody asks for it, with a message that names it.
-OPTIONAL = {"onnx"}
+OPTIONAL = {"onnx", "openvino", "tensorrt"}
 
 
 def rosdep_key(requirement: str) -> str | None:
@@ -65,13 +65,13 @@ def test_every_requirement_has_its_rosdep_key() -> None:
 
 def test_every_imported_package_is_a_dependency() -> None:
     imported = set()
-    for folder in ("mlkd_ros", "launch"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Import):
-                    imported |= {name.name for name in node.names}
-                elif isinstance(node, ast.ImportFrom) and not node.level:
-                    imported.add(node.module or "")
+    launch_files = {f"launch/{path.name}" for path in (ROOT / "launch").glob("*.py")}
+    for name in python_modules() | launch_files:
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module or "")
     imported = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
     imported -= {"mlkd_ros"} | OPTIONAL
     by_pip = {Requirement(requirement).name for requirement in requirements()}
