@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,23 @@ def choose(sequences: list[Sequence], names: list[str] | None) -> list[Sequence]
     if missing:
         raise ValueError(f"no sequence {missing[0]!r}; there are {', '.join(sorted(found))}")
     return [found[name] for name in names]
+
+
+def shortened(sequence: Sequence, count: int) -> Sequence:
+    """The first ``count`` frames of a sequence, or all it has.
+
+    Raises:
+        TypeError: The frames are of a kind that cannot be cut.
+    """
+    count = min(count, len(sequence))
+    frames = sequence.frames
+    if isinstance(frames, ImageFrames):
+        frames = ImageFrames(frames.paths[:count])
+    elif isinstance(frames, (VideoFrames, RenderedFrames)):
+        frames = replace(frames, count=count)
+    else:
+        raise TypeError(f"{type(frames).__name__} cannot be shortened")
+    return replace(sequence, frames=frames, boxes=sequence.boxes[:count])
 
 
 def describe_frames(frames: Frames) -> dict[str, Any]:

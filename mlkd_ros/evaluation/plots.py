@@ -115,11 +115,24 @@ def _speed(axis: Axes, trackers: Many[TrackerResults]) -> None:
         axis.text(0.5, 0.5, "no times recorded", ha="center", transform=axis.transAxes)
         return
     axis.set_xscale("log")
-    for time, area, index, label in timed:
-        axis.scatter(time, area, s=110 if index == 0 else 55, color=colour(index), zorder=3)
-        axis.annotate(label, (time, area), xytext=(7, 5), textcoords="offset points", fontsize=9)
     low, high = min(row[0] for row in timed), max(row[0] for row in timed)
-    axis.set_xlim(low / 1.6, high * 2.6)
+    limits = low / 1.6, high * 1.6
+    lowest = -np.inf
+    for time, area, index, label in sorted(timed, key=lambda row: row[1]):
+        axis.scatter(time, area, s=110 if index == 0 else 55, color=colour(index), zorder=3)
+        right = time > np.sqrt(limits[0] * limits[1])
+        # Labels from below to above, each clear of the one before.
+        lowest = max(area, lowest + 0.045)
+        axis.annotate(
+            label,
+            (time, lowest),
+            xytext=(-9 if right else 9, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=9,
+        )
+    axis.set_xlim(*limits)
     axis.set_ylim(0, max(row[1] for row in timed) * 1.15 + 0.02)
     axis.axvline(1000 / 30, color="#999999", linewidth=0.8, linestyle=":")
     axis.annotate("30 Hz", (1000 / 30, 0.01), fontsize=8, color="#777777", xytext=(3, 2),

@@ -7,6 +7,9 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 - ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
 - ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
 - ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime.
+
+``@ENHANCER`` behind any of these puts a low-light enhancer in front of it, as published night
+trackers have one: ``csrt@gamma``, ``kcf@zerodce.pth`` (see ``distillation.enhancer``).
 """
 
 from __future__ import annotations
@@ -50,6 +53,23 @@ class OursTracker:
     def update(self, image: np.ndarray) -> Box | None:
         """Find the target."""
         return self._tracker.update(image).box
+
+
+class EnhancedTracker:
+    """A tracker that sees every frame through an enhancer of whole frames."""
+
+    def __init__(
+        self, tracker: EvaluatedTracker, enhance: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self._tracker, self._enhance = tracker, enhance
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target."""
+        self._tracker.init(self._enhance(image), box)
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        return self._tracker.update(self._enhance(image))
 
 
 class OpenCvTracker:
@@ -229,14 +249,31 @@ KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack")
 
 def tracker_label(specification: str) -> str:
     """Name of a tracker's result folder: its kind, and the stem of its first file if it has one."""
+    specification, enhancer = _split(specification)
     kind, _, argument = specification.partition("=")
     stem = Path(argument.split(",")[0]).stem.removesuffix("_backbone")
-    return f"{kind}-{stem}" if stem else kind
+    label = f"{kind}-{stem}" if stem else kind
+    return f"{label}@{_enhancer_label(enhancer)}" if enhancer else label
+
+
+def _split(specification: str) -> tuple[str, str]:
+    """The tracker's part of a specification, and the enhancer's, which may be empty."""
+    tracker, _, enhancer = specification.partition("@")
+    return tracker, enhancer
+
+
+def _enhancer_label(enhancer: str) -> str:
+    return (
+        Path(enhancer).stem
+        if Path(enhancer).suffix in (".pth", ".pt", ".safetensors")
+        else (enhancer.replace(":", "-"))
+    )
 
 
 def tracker_identity(specification: str) -> str:
     """Hash of the kind and of the files that ``KIND=PATHS`` names (for ours, of its checkpoint)."""
-    kind, _, argument = specification.partition("=")
+    tracker, enhancer = _split(specification)
+    kind, _, argument = tracker.partition("=")
     if kind not in KINDS:
         raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
     files = [Path(part) for part in argument.split(",") if part]
@@ -249,17 +286,24 @@ def tracker_identity(specification: str) -> str:
         if not path.is_file():
             raise ValueError(f"{path}: no such file, named for tracker {kind}")
         digest.update(path.read_bytes())
+    if enhancer:
+        digest.update(enhancer.encode())
+        if Path(enhancer).is_file():
+            digest.update(Path(enhancer).read_bytes())
     return digest.hexdigest()
 
 
 def create_tracker(specification: str) -> EvaluatedTracker:
-    """Make the tracker that ``KIND`` or ``KIND=PATHS`` names.
+    """Make the tracker that ``KIND`` or ``KIND=PATHS`` names, with ``@ENHANCER`` behind one.
 
     Raises:
         ValueError: The kind is unknown, or its files are missing.
         ImportError: What the tracker runs on is not installed.
     """
-    kind, _, argument = specification.partition("=")
+    plain, enhancer = _split(specification)
+    if enhancer:
+        return EnhancedTracker(create_tracker(plain), _create_enhancer(enhancer))
+    kind, _, argument = plain.partition("=")
     if kind == "ours":
         return OursTracker(argument or None)
     if kind == "opencv-nano":
@@ -269,3 +313,15 @@ def create_tracker(specification: str) -> EvaluatedTracker:
     if kind in ("csrt", "kcf", "mil"):
         return OpenCvTracker(_opencv(kind.upper()))
     raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
+
+
+def _create_enhancer(specification: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from uint8 BGR to the same; a power curve as the look-up table it is."""
+    from mlkd_ros.distillation.enhancer import GammaEnhancer, enhance_image, load_enhancer
+
+    enhancer = load_enhancer(specification)
+    if isinstance(enhancer, GammaEnhancer):
+        levels = np.arange(256) / 255
+        table = np.round(255 * levels**enhancer.gamma).astype(np.uint8)
+        return lambda image: cv2.LUT(image, table)
+    return lambda image: enhance_image(enhancer, image)
