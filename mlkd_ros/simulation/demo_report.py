@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ LEAST_VISIBLE = 0.1
 LOST_IOU, LOST_SECONDS = 0.2, 2.0
 #: Latency counts as growing when the second half's median is this many times the first half's.
 GROWTH = 1.5
+
+#: Stamps that go through a float and back differ by less than this.
+_SAME_NS = 1_000_000
 
 _SHEET = (4, 3)  # pictures across and down
 _SHEET_WIDTH_PX = 480
@@ -169,8 +173,9 @@ def write_report(flight: Flight, figures: Figures, output: Path, namespace: str)
 def _write_pictures(flight: Flight, output: Path, topic: str) -> None:
     from mlkd_ros.data.sources import open_source
 
+    last = max(flight.statuses, default=0) + _SAME_NS  # nothing is known of later images
     with open_source(output / "bag", topic=topic) as source:
-        stamps = [round(frame.stamp * 1e9) for frame in source]
+        stamps = [stamp for frame in source if (stamp := round(frame.stamp * 1e9)) <= last]
     if len(stamps) < 2:
         raise ValueError(f"{output / 'bag'}: holds {len(stamps)} images, too few for a video")
     rate = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * 1e-9)
@@ -179,7 +184,8 @@ def _write_pictures(flight: Flight, output: Path, topic: str) -> None:
     sheet: list[np.ndarray] = []
     video: cv2.VideoWriter | None = None
     with open_source(output / "bag", topic=topic) as source:
-        for number, (frame, picture) in enumerate(_annotated(flight, source)):
+        pictures = itertools.islice(_annotated(flight, source), len(stamps))
+        for number, (frame, picture) in enumerate(pictures):
             if video is None:
                 video = _video(output / "flight.mp4", rate, frame.image.shape)
             video.write(picture)
@@ -212,7 +218,7 @@ def _annotated(flight: Flight, source: Any) -> Iterator[tuple[SourceFrame, np.nd
         picture = frame.image.copy()
         # Stamps went through a float: the nearest one is meant.
         stamp = int(keys[np.abs(keys - round(frame.stamp * 1e9)).argmin()]) if len(keys) else 0
-        if abs(stamp - round(frame.stamp * 1e9)) < 1_000_000:
+        if abs(stamp - round(frame.stamp * 1e9)) < _SAME_NS:
             _annotate(picture, flight, stamp)
         _write(picture, f"{frame.stamp - first:5.1f} s", (16, picture.shape[0] - 18), _WHITE)
         yield frame, picture
