@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
@@ -58,10 +59,9 @@ _made: dict[str, adapters.EvaluatedTracker] = {}
 def _prepare_process() -> None:
     """One thread for each process: several sequences at a time already use the cores."""
     import cv2
-    import torch
 
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported
 
 
 def _do(work: Work, on_frame: Callable[[int], object] | None = None) -> list[str]:

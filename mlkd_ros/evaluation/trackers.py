@@ -73,7 +73,10 @@ class EnhancedTracker:
 
 
 class OpenCvTracker:
-    """A tracker of OpenCV. It takes whole pixels; where it reports failure there is no box."""
+    """A tracker of OpenCV. It takes whole pixels; where it reports failure there is no box.
+
+    MIL draws at random, seeded by the time of day: it does not repeat itself.
+    """
 
     def __init__(self, create: Callable[[], Any]) -> None:
         self._create = create

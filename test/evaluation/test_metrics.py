@@ -115,3 +115,19 @@ def test_sequences_count_alike_whatever_their_length() -> None:
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(3, 4\).*\(4, 4\)"):
         score(_track(3), _track(4))
+
+
+def test_against_the_got10k_toolkit() -> None:
+    experiments = pytest.importorskip("got10k.experiments", exc_type=ImportError)
+    toolkit = experiments.ExperimentOTB.__new__(experiments.ExperimentOTB)
+    toolkit.nbins_iou, toolkit.nbins_ce = 21, 51
+    rng = np.random.default_rng(9)
+    for _ in range(10):
+        truth = np.column_stack([rng.uniform(0, 300, (80, 2)), rng.uniform(5, 80, (80, 2))])
+        boxes = truth + rng.normal(0, rng.uniform(1, 25), (80, 4))
+        boxes[:, 2:] = np.abs(boxes[:, 2:]) + 1
+        ious, errors = toolkit._calc_metrics(boxes, truth)
+        success, precision = toolkit._calc_curves(ious, errors)
+        ours = score(boxes, truth)
+        np.testing.assert_allclose(ours.success_curve, np.ravel(success), atol=1e-12)
+        np.testing.assert_allclose(ours.precision_curve, np.ravel(precision), atol=1e-12)

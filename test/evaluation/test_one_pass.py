@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mlkd_ros.data.sequences import DatasetError, Sequence
-from mlkd_ros.evaluation import command, running, trackers
+from mlkd_ros.data.sequences import DatasetError, Sequence, load_video_pairs
+from mlkd_ros.evaluation import command, datasets, night_flights, running, trackers
 from mlkd_ros.evaluation.one_pass import (
     OnePass,
     darkened_frames,
@@ -159,13 +159,16 @@ def dataset(tmp_path: Path) -> Iterator[Path]:
     yield root
 
 
-def _evaluate(dataset: Path, *more: str) -> int:
+def _run(*line: str) -> int:
     parser = argparse.ArgumentParser()
     command.add_parser(parser.add_subparsers())
-    results = str(dataset.parent / "results")
-    line = ["evaluate", "--dataset", "pairs", "--root", str(dataset), "--results", results, *more]
-    arguments = parser.parse_args(line)
+    arguments = parser.parse_args(["evaluate", *line])
     return int(arguments.run_command(arguments))
+
+
+def _evaluate(dataset: Path, *more: str) -> int:
+    results = str(dataset.parent / "results")
+    return _run("--dataset", "pairs", "--root", str(dataset), "--results", results, *more)
 
 
 def test_the_command_prints_a_table_and_resumes(
@@ -207,3 +210,93 @@ def test_the_command_names_what_is_wrong(dataset: Path) -> None:
         _evaluate(dataset, "--sequence", "c")
     with pytest.raises(DatasetError, match="no such folder"):
         _evaluate(dataset / "nowhere")
+
+
+def test_the_choices_are_the_data_sets_that_can_be_loaded() -> None:
+    assert command.DATASETS == datasets.DATASETS
+
+
+def test_several_sequences_at_a_time(dataset: Path) -> None:
+    assert _evaluate(dataset, "--tracker", "mil", "--jobs", "2") == 0
+    for name in ("a", "b"):
+        path = dataset.parent / "results" / "pairs" / "mil" / f"{name}.txt"
+        result = read_result(path, 5)
+        assert result.boxes[0].tolist() == [10, 12, 20, 16]
+        assert np.isfinite(result.seconds).all() and np.isfinite(result.boxes).all()
+
+
+def test_what_is_wrong_is_named_and_the_rest_is_scored(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.forget_trackers()
+    monkeypatch.setattr(trackers, "create_tracker", lambda name: Recorder())
+    (dataset / "c.mp4").write_bytes(b"no video")
+    (dataset / "c.txt").write_text("1,2,3,4\n")
+    (dataset / "d.mp4").write_bytes((dataset / "a.mp4").read_bytes())
+    (dataset / "d.txt").write_text("10,12,20,16\n" * 4)
+    (dataset / "b.txt").write_text("NaN,NaN,NaN,NaN\n" * 5)
+    assert _evaluate(dataset) == 1
+    said = capsys.readouterr()
+    assert "c.mp4: cannot be opened as a video" in said.err
+    assert "d.txt: 4 lines, but" in said.err
+    assert "sequence b was not finished: sequence b: no frame is annotated" in said.err
+    assert "1 of 2 sequences without result" in said.out and "0.762" in said.out
+    with pytest.raises(ValueError, match="--root DIR is needed: the folder of UAV123"):
+        _run("--dataset", "UAV123", "--results", str(dataset.parent / "results"))
+    with pytest.raises(ValueError, match="--jobs must be 1 or more"):
+        _evaluate(dataset, "--jobs", "0")
+
+
+def test_other_trackers_results_are_scored_beside(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.forget_trackers()
+    monkeypatch.setattr(trackers, "create_tracker", lambda name: Recorder())
+    published = dataset.parent / "published" / "SiamX"
+    published.mkdir(parents=True)
+    for name in ("a", "b"):
+        (published / f"{name}.txt").write_text("10\t12\t20\t16\n" * 5)
+    assert _evaluate(dataset, "--others", str(published.parent)) == 0
+    row = next(r for r in capsys.readouterr().out.splitlines() if r.startswith("SiamX"))
+    assert row.split()[1:] == ["0.952", "1.000", "1.000", "1.000", "0.0%", "-", "-", "-"]
+    with pytest.raises(ValueError, match="named by --others"):
+        _evaluate(dataset, "--others", str(dataset / "nowhere"))
+
+
+def test_rendered_flights_need_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.forget_trackers()
+    monkeypatch.setattr(trackers, "create_tracker", lambda name: Recorder())
+    entry = night_flights.FlightEntry("crossing", 1, 0, 2, ("illumination",), "")
+    monkeypatch.setattr(night_flights, "ENTRIES", (entry,))
+    line = ["--dataset", "night-flights", "--results", str(tmp_path)]
+    assert _run(*line) == 0
+    printed = capsys.readouterr().out
+    assert "night-flights-v1, day: 1 sequences, 2 frames" in printed
+    assert "success AUC by attribute" in printed and "illumination" in printed
+    assert (tmp_path / "night-flights-v1" / "annotations" / "crossing_1.txt").is_file()
+    with pytest.raises(ValueError, match="dark already"):
+        _run(*line, "--condition", "dark")
+    with pytest.raises(ValueError, match="--root has no meaning"):
+        _run(*line, "--root", str(tmp_path))
+
+
+def test_an_enhancer_in_front_of_a_tracker(tmp_path: Path) -> None:
+    label, identity = trackers.tracker_label, trackers.tracker_identity
+    assert label("mil@gamma") == "mil@gamma" and label("kcf@w/dce.pth") == "kcf@dce"
+    assert label("ours@gamma:0.4") == "ours@gamma-0.4"
+    assert identity("mil@gamma") != identity("mil")
+    recorder = Recorder()
+    tracker = trackers.EnhancedTracker(recorder, lambda image: image + np.uint8(7))
+    tracker.init(np.zeros((4, 4, 3), np.uint8), (0.0, 0.0, 2.0, 2.0))
+    tracker.update(np.ones((4, 4, 3), np.uint8))
+    assert [frame.max() for frame in recorder.frames] == [7, 8]
+
+
+def test_the_first_frames_only(dataset: Path) -> None:
+    (sequence, _) = load_video_pairs(dataset)
+    short = datasets.shortened(sequence, 3)
+    assert len(short) == len(short.frames) == len(list(short.frames)) == 3
+    with pytest.raises(TypeError, match="list cannot be shortened"):
+        datasets.shortened(_sequence(), 3)
