@@ -16,6 +16,7 @@ COMMANDS = (
     "mlkd_ros.evaluation.report_command",
     "mlkd_ros.distillation.train_command",
     "mlkd_ros.distillation.select_command",
+    "mlkd_ros.distillation.export_command",
 )
 
 

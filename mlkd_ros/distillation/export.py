@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tracking.network import fuse_batch_norm
+from ..tracking.fused import fuse
 
 OPSET = 17
 
@@ -65,14 +65,14 @@ def check_exporter() -> None:
 
 
 def export_onnx(student: nn.Module) -> dict[str, bytes]:
-    """Graphs ``template`` and ``search`` of a student in eval mode; its batch norms are folded in
-    place.
+    """Graphs ``template`` and ``search`` of a student, rearranged for flight; it is put into eval
+    mode and otherwise left as it is.
 
-    ``template``: ``patch`` ``(N, T, T, 3)`` uint8 BGR to the student's ``template_outputs``.
+    ``template``: ``patch`` ``(N, T, T, 3)`` uint8 BGR to ``template_outputs`` of the fused student.
     ``search``: ``patch`` ``(N, S, S, 3)`` uint8 BGR and those outputs to ``classification`` and
     ``regression``.
     """
-    network: Any = fuse_batch_norm(student.eval())
+    network: Any = fuse(student.eval())
     names = ["patch", *network.template_outputs]
     patches = [
         torch.zeros(1, side, side, 3, dtype=torch.uint8)

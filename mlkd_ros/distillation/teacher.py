@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..tracking.candidates import STUDENT_SHAPES, StudentShape
 from ..tracking.checkpoint import load_checkpoint
-from ..tracking.engine import Engine, Template, resolve_device
+from ..tracking.engine import MapEngine, Template, resolve_device
 from ..tracking.network import StudentOutput, fuse_batch_norm
 from ..tracking.settings import TrackerSettings
-from ..tracking.tracker import STUDENT_SHAPES, Tracker
+from ..tracking.tracker import Tracker
 from .enhancer import Enhancer, load_enhancer
 from .nanotrack import load_nanotrack_v3
 from .student import student_from_checkpoint
@@ -141,15 +142,19 @@ def check_fits(teacher: Teacher, student: nn.Module) -> None:
         )
 
 
-class EnhancedEngine(Engine):
+class EnhancedEngine(MapEngine):
     """A tracker's network behind an enhancer that sees the patches only: the teacher, in flight.
 
     For evaluation; slow on a CPU.
     """
 
+    _concatenate: Any = staticmethod(torch.cat)
+
     def __init__(
-        self, network: nn.Module, enhancer: Enhancer, device: str = "cpu", threads: int = 1
-    ) -> None:
+        self, network: nn.Module, enhancer: Enhancer, shape: StudentShape,
+        settings: TrackerSettings, device: str = "cpu", threads: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(shape, settings)
         self._device = torch.device(device)
         if self._device.type == "cpu":
             torch.set_num_threads(threads)
@@ -176,12 +181,6 @@ class EnhancedEngine(Engine):
             output = self._network.search(self._patch(patches), *parts)
         return output.classification.cpu().numpy(), output.regression.cpu().numpy()
 
-    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
-        """One template for the patches of several targets, see ``Engine``."""
-        parts = zip(*templates, strict=True)
-        repeats = torch.tensor(counts, device=self._device)
-        return tuple(torch.cat(part).repeat_interleave(repeats, 0) for part in parts)
-
 
 def teacher_tracker(
     tracker: Path, enhancer: str | Path, device: str = "cpu", threads: int = 1,
@@ -191,7 +190,9 @@ def teacher_tracker(
     network, architecture = load_tracker_network(tracker)
     if settings is None and tracker.suffix == ".safetensors":
         settings = load_checkpoint(tracker).settings
+    settings = settings or TrackerSettings()
     engine = EnhancedEngine(
-        network, load_enhancer(enhancer, downscale), resolve_device(device), threads
-    )
-    return Tracker(engine, STUDENT_SHAPES[architecture], settings or TrackerSettings())
+        network, load_enhancer(enhancer, downscale), STUDENT_SHAPES[architecture], settings,
+        resolve_device(device), threads,
+    )  # fmt: skip
+    return Tracker(engine, settings)

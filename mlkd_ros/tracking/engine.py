@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runtimes of a student behind one small interface: uint8 patches in, the student's maps out.
+"""Runtimes of a student behind one small interface: windows of a frame in, best candidates out.
 
 ============== ============================= =====================================================
 engine         where                         what it runs
 ============== ============================= =====================================================
 onnxruntime    CPU                           the graphs exported into the checkpoint
-torch          CPU, CUDA                     the network itself, batch norms folded, traced
+openvino       CPU                           the same graphs; optional
+tensorrt       CUDA                          the same graphs, ONNX Runtime's TensorRT provider
+torch          CPU                           the network itself, as it was trained: the reference
+torch          CUDA                          the fused network, crop to arg-max in one CUDA graph
 ============== ============================= =====================================================
 
 ``create_engine`` picks; PyTorch is imported only when its engine is chosen, so that a CPU drone
@@ -20,11 +23,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import Checkpoint
+from .candidates import STUDENT_SHAPES, Ranking, StudentShape
+from .checkpoint import Checkpoint, CheckpointError
+from .frame import BgrFrame, Frame
+from .geometry import CropWindow, crop
+from .settings import TrackerSettings
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +41,42 @@ if TYPE_CHECKING:
 #: axis.
 Template = tuple[Any, ...]
 
-ENGINES = ("auto", "onnxruntime", "torch")
+ENGINES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 
 
 class EngineError(RuntimeError):
     """An engine or device that cannot be had; the message says which and what to install or set."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A place to look for a target.
+
+    width, height: the target's last size in image pixels. influence: share of the cosine window in
+    the ranking, 0..1.
+    """
+
+    window: CropWindow
+    template: Template
+    width: float
+    height: float
+    influence: float
+
+    def prior(self) -> tuple[float, float, float]:
+        """What the ranking takes: last width and height in patch pixels, and the influence."""
+        scale = self.window.scale
+        return self.width / scale, self.height / scale, self.influence
+
+
+def shape_of(checkpoint: Checkpoint) -> StudentShape:
+    """The sizes of a checkpoint's student. CheckpointError when its architecture is unknown."""
+    if checkpoint.architecture not in STUDENT_SHAPES:
+        known = ", ".join(sorted(STUDENT_SHAPES))
+        raise CheckpointError(
+            f"{checkpoint.path}: unknown architecture {checkpoint.architecture!r}: "
+            f"known are {known}"
+        )
+    return STUDENT_SHAPES[checkpoint.architecture]
 
 
 class Engine(abc.ABC):
@@ -45,110 +84,220 @@ class Engine(abc.ABC):
 
     name: str
 
+    def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
+        self.shape = shape
+        self.settings = settings
+
     @abc.abstractmethod
     def template(self, patches: np.ndarray) -> Template:
         """Template features of ``(N, T, T, 3)`` uint8 BGR patches."""
 
     @abc.abstractmethod
+    def locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
+        """The best candidate in each region of one frame, ``(N, 6)`` floats: centre x, y, width and
+        height in patch pixels, score and penalty factor (``candidates.Ranking``).
+        """
+
+    def warm_up(self) -> None:
+        """Run every path once, so that the first real frame is not the slowest."""
+        side = self.shape.template_size
+        template = self.template(np.zeros((1, side, side, 3), np.uint8))
+        side = self.shape.search_size
+        frame = BgrFrame(np.zeros((side, side, 3), np.uint8))
+        region = Region(CropWindow(0, 0, side, side), template, 40.0, 40.0, 0.4)
+        for _ in range(3):
+            self.locate(frame, [region])
+
+
+class MapEngine(Engine):
+    """An engine whose network makes maps on the CPU; the windows are cropped and the maps ranked
+    here.
+    """
+
+    #: Joins the parts of several templates along the batch axis.
+    _concatenate: Any = staticmethod(np.concatenate)
+
+    def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
+        super().__init__(shape, settings)
+        self._ranking = Ranking(shape, settings.penalty_k)
+        self._patches = np.empty((0, 0, 0, 3), np.uint8)
+        self._joined: tuple[list[Template], Template] = ([], ())
+
+    @abc.abstractmethod
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps of ``(N, S, S, 3)`` uint8 BGR patches: classification logits ``(N, 2K, s, s)`` and
         regression ``(N, 4K, s, s)``, float32. ``template`` has ``N`` targets, or one that serves
-        all patches.
+        all patches. The maps are valid until the next call.
         """
 
-    @abc.abstractmethod
-    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
-        """One template for a batch: ``counts[i]`` patches of target ``templates[i]`` after
-        another.
-        """
+    def locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
+        """See ``Engine.locate``."""
+        patches = self._crops(frame, regions)
+        template = self._join([region.template for region in regions])
+        logits, regression = self.search(template, patches)
+        prior = np.array([region.prior() for region in regions], np.float32)
+        return self._ranking.best(logits, regression, prior)
 
-    def warm_up(self, template_size: int, search_size: int) -> None:
-        """Run every path once, so that the first real frame is not the slowest."""
-        template = self.template(np.zeros((1, template_size, template_size, 3), np.uint8))
-        for _ in range(3):
-            self.search(template, np.zeros((1, search_size, search_size, 3), np.uint8))
+    def _crops(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
+        """The windows as one batch, in memory that is kept from frame to frame."""
+        count, size = len(regions), self.shape.search_size
+        if len(self._patches) < count:
+            self._patches = np.empty((count, size, size, 3), np.uint8)
+        for region, patch in zip(regions, self._patches, strict=False):
+            crop(frame, region.window, patch)
+        return self._patches[:count]
+
+    def _join(self, templates: list[Template]) -> Template:
+        """The templates as one batch; the last one made is kept, for it rarely changes."""
+        if len(templates) == 1:
+            return templates[0]
+        last, joined = self._joined
+        if len(last) != len(templates) or any(
+            a is not b for a, b in zip(last, templates, strict=True)
+        ):
+            joined = tuple(self._concatenate(parts) for parts in zip(*templates, strict=True))
+            self._joined = templates, joined
+        return joined
 
 
-def _sources(templates: Sequence[Template], counts: Sequence[int]) -> list[Template]:
-    """The template of each patch of a batch."""
-    return [
-        template for template, count in zip(templates, counts, strict=True) for _ in range(count)
-    ]
+def _repeated(template: Template, count: int) -> Template:
+    """A template of one target for ``count`` patches; others as they are."""
+    return tuple(part if len(part) == count else part.repeat(count, 0) for part in template)
 
 
-class OnnxRuntimeEngine(Engine):
-    """The exported graphs on ONNX Runtime's CPU provider."""
+class OnnxRuntimeEngine(MapEngine):
+    """The exported graphs on ONNX Runtime's CPU or TensorRT provider."""
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1, device: str = "cpu") -> None:
         import onnxruntime
 
+        super().__init__(shape_of(checkpoint), checkpoint.settings)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # Spinning workers would burn the core that the camera and DDS need between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"] if device == "cpu" else _tensorrt_providers(device)
         self._template, self._search = (
-            onnxruntime.InferenceSession(
-                checkpoint.graphs[name], options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(checkpoint.graphs[name], options, providers=providers)
             for name in ("template", "search")
         )
         self._inputs = [item.name for item in self._search.get_inputs()]
-        self.name = (
-            f"onnxruntime {onnxruntime.__version__} cpu, {threads} thread{'s' * (threads > 1)}"
-        )
+        where = f"cpu, {threads} thread{'s' * (threads > 1)}"
+        if device != "cpu":
+            where = f"TensorRT on {device}"
+            if "TensorrtExecutionProvider" not in self._search.get_providers():
+                raise EngineError(
+                    f"engine tensorrt: ONNX Runtime {onnxruntime.__version__} could not start "
+                    "TensorRT; see that its libraries are on the loader's path"
+                )
+        self.name = f"onnxruntime {onnxruntime.__version__} {where}"
 
     def template(self, patches: np.ndarray) -> Template:
         """See ``Engine.template``."""
         return tuple(self._template.run(None, {"patch": patches}))
 
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See ``Engine.search``."""
-        parts = (
-            part if len(part) == len(patches) else part.repeat(len(patches), 0) for part in template
-        )
+        """See ``MapEngine.search``."""
+        inputs = (patches, *_repeated(template, len(patches)))
         classification, regression = self._search.run(
-            None, dict(zip(self._inputs, (patches, *parts), strict=True))
+            None, dict(zip(self._inputs, inputs, strict=True))
         )
         return classification, regression
 
-    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
-        """See ``Engine.join``."""
-        if len(templates) == 1:
-            return templates[0]
-        return tuple(
-            np.concatenate(parts) for parts in zip(*_sources(templates, counts), strict=True)
-        )
+
+def _tensorrt_providers(device: str) -> list[Any]:
+    """TensorRT with half precision and its engines cached, as building them takes minutes."""
+    cache = os.path.join(
+        os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "mlkd_ros", "tensorrt"
+    )
+    os.makedirs(cache, exist_ok=True)
+    index = int(device.partition(":")[2] or 0)
+    settings = {
+        "device_id": index,
+        "trt_fp16_enable": True,
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": cache,
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": cache,
+    }
+    # What TensorRT does not take (none of the shipped student's operators) falls to the next one.
+    return [
+        ("TensorrtExecutionProvider", settings),
+        ("CUDAExecutionProvider", {"device_id": index}),
+    ]
 
 
-class TorchEngine(Engine):
-    """The network itself in PyTorch: the reference on the CPU, half precision on CUDA."""
+class OpenVinoEngine(MapEngine):
+    """The exported graphs on OpenVINO's CPU plugin; one compiled model a batch size, made when it
+    is first needed, because it is slower with a batch axis left open.
+    """
 
-    def __init__(self, checkpoint: Checkpoint, device: str, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
+        import openvino
+
+        super().__init__(shape_of(checkpoint), checkpoint.settings)
+        self._core = openvino.Core()
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            # Half precision, its default on some CPUs, is another student.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._graphs = checkpoint.graphs
+        self._requests: dict[tuple[str, int], Any] = {}
+        version = openvino.__version__.split("-")[0]
+        self.name = f"openvino {version} cpu, {threads} thread{'s' * (threads > 1)}"
+
+    def _run(self, graph: str, inputs: Sequence[np.ndarray], share: bool) -> list[np.ndarray]:
+        key = graph, len(inputs[0])
+        if key not in self._requests:
+            model = self._core.read_model(self._graphs[graph])
+            model.reshape(
+                {
+                    item.any_name: [len(inputs[0])]
+                    + [side.get_length() for side in list(item.partial_shape)[1:]]
+                    for item in model.inputs
+                }
+            )
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self._requests[key] = compiled.create_infer_request()
+        request = self._requests[key]
+        results = request.infer(list(inputs), share_inputs=True, share_outputs=share)
+        return [results[i] for i in range(len(results))]
+
+    def template(self, patches: np.ndarray) -> Template:
+        """See ``Engine.template``."""
+        return tuple(self._run("template", [np.ascontiguousarray(patches)], share=False))
+
+    def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``MapEngine.search``."""
+        inputs = [patches, *_repeated(template, len(patches))]
+        classification, regression = self._run("search", inputs, share=True)
+        return classification, regression
+
+
+class TorchEngine(MapEngine):
+    """The network itself in PyTorch on the CPU, as it was trained: the reference."""
+
+    def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
         import torch
 
-        from .network import build_student, fuse_batch_norm
+        from .network import fuse_batch_norm
 
+        super().__init__(shape_of(checkpoint), checkpoint.settings)
         self._torch = torch
-        self._device = torch.device(device)
-        self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        if self._device.type == "cpu":
-            torch.set_num_threads(threads)
-        student = build_student(checkpoint.architecture)
-        weights = {
-            name: torch.from_numpy(np.array(value)) for name, value in checkpoint.weights.items()
-        }
-        student.load_state_dict(weights)
-        student = fuse_batch_norm(student.eval()).to(self._device, self._dtype)
+        self._concatenate = torch.cat
+        torch.set_num_threads(threads)
+        student: Any = fuse_batch_norm(load_student(checkpoint))
         self._student = student.to(memory_format=torch.channels_last)
-        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
-        self.name = f"torch {torch.__version__} {where}"
+        self.name = f"torch {torch.__version__} cpu"
 
     def _input(self, patches: np.ndarray) -> torch.Tensor:
         # A permuted NHWC tensor already is channels-last: no copy.
-        tensor = self._torch.from_numpy(patches).to(self._device, non_blocking=True)
-        return tensor.permute(0, 3, 1, 2).to(self._dtype)
+        return self._torch.from_numpy(patches).permute(0, 3, 1, 2).float()
 
     def template(self, patches: np.ndarray) -> Template:
         """See ``Engine.template``."""
@@ -156,25 +305,28 @@ class TorchEngine(Engine):
             return tuple(self._student.template(self._input(patches)))
 
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See ``Engine.search``."""
+        """See ``MapEngine.search``."""
         count = len(patches)
         with self._torch.inference_mode():
             parts = (
                 part.expand(count, *part.shape[1:]) if len(part) == 1 else part for part in template
             )
             output = self._student.search(self._input(patches), *parts)
-            return (
-                output.classification.float().cpu().numpy(),
-                output.regression.float().cpu().numpy(),
-            )
+            return output.classification.numpy(), output.regression.numpy()
 
-    def join(self, templates: Sequence[Template], counts: Sequence[int]) -> Template:
-        """See ``Engine.join``."""
-        if len(templates) == 1:
-            return templates[0]
-        return tuple(
-            self._torch.cat(parts) for parts in zip(*_sources(templates, counts), strict=True)
-        )
+
+def load_student(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The network of a checkpoint, in eval mode."""
+    import torch
+
+    from .network import build_student
+
+    student = build_student(checkpoint.architecture)
+    weights = {
+        name: torch.from_numpy(np.array(value)) for name, value in checkpoint.weights.items()
+    }
+    student.load_state_dict(weights)
+    return student.eval()
 
 
 def _cuda_driver_present() -> bool:
@@ -210,6 +362,34 @@ def resolve_device(device: str) -> str:
     )
 
 
+def _require_graphs(checkpoint: Checkpoint, engine: str, package: str) -> None:
+    """EngineError when an engine's graphs or its package are missing."""
+    if not {"template", "search"} <= set(checkpoint.graphs):
+        raise EngineError(
+            f"{checkpoint.path}: holds no exported graphs, which engine {engine} needs; write them "
+            "with `mlkd export --format checkpoint`"
+        )
+    if importlib.util.find_spec(package) is None:
+        raise EngineError(f"engine {engine} is not installed: pip install {package}")
+
+
+def _cpu_engine(checkpoint: Checkpoint, engine: str, threads: int) -> Engine:
+    if engine == "openvino":
+        _require_graphs(checkpoint, engine, "openvino")
+        return OpenVinoEngine(checkpoint, threads)
+    if engine != "torch":
+        try:
+            _require_graphs(checkpoint, "onnxruntime", "onnxruntime")
+            return OnnxRuntimeEngine(checkpoint, threads)
+        except EngineError:
+            if engine != "auto":
+                raise
+    if "torch" not in sys.modules:
+        # OpenMP workers that sleep, not spin, between frames.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return TorchEngine(checkpoint, threads)
+
+
 def create_engine(
     checkpoint: Checkpoint, device: str = "auto", engine: str = "auto", threads: int = 1
 ) -> Engine:
@@ -220,24 +400,28 @@ def create_engine(
     """
     if engine not in ENGINES:
         raise EngineError(f"engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
-    where = resolve_device(device)
-    has_graphs = {"template", "search"} <= set(checkpoint.graphs)
-    has_runtime = importlib.util.find_spec("onnxruntime") is not None
-    if engine == "onnxruntime":
-        if where != "cpu":
-            raise EngineError(
-                f"engine onnxruntime runs on the CPU, not on {where}: set device to cpu"
-            )
-        if not has_graphs:
-            raise EngineError(
-                f"{checkpoint.path}: holds no exported graphs; write them with `mlkd export`"
-            )
-        if not has_runtime:
-            raise EngineError("engine onnxruntime is not installed: pip install onnxruntime")
-    if where == "cpu" and engine != "torch" and has_graphs and has_runtime:
-        return OnnxRuntimeEngine(checkpoint, threads)
-    if "torch" not in sys.modules:
-        os.environ.setdefault(
-            "OMP_WAIT_POLICY", "PASSIVE"
-        )  # OpenMP workers that sleep, not spin, between frames
-    return TorchEngine(checkpoint, where, threads)
+    cpu_only = engine in ("onnxruntime", "openvino")
+    where = "cpu" if cpu_only and device == "auto" else resolve_device(device)
+    if cpu_only and where != "cpu":
+        raise EngineError(f"engine {engine} runs on the CPU, not on {where}: set device to cpu")
+    if engine == "tensorrt":
+        return _tensorrt_engine(checkpoint, where)
+    if where == "cpu":
+        return _cpu_engine(checkpoint, engine, threads)
+    from .engine_cuda import CudaEngine
+
+    return CudaEngine(checkpoint, where)
+
+
+def _tensorrt_engine(checkpoint: Checkpoint, device: str) -> Engine:
+    if device == "cpu":
+        raise EngineError("engine tensorrt needs a CUDA device: set engine to auto or onnxruntime")
+    _require_graphs(checkpoint, "tensorrt", "onnxruntime")
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"engine tensorrt: ONNX Runtime {onnxruntime.__version__} here was built without "
+            "TensorRT: pip install onnxruntime-gpu in the place of onnxruntime"
+        )
+    return OnnxRuntimeEngine(checkpoint, device=device)

@@ -8,9 +8,11 @@ otherwise.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -110,17 +112,27 @@ class CropWindow:
         return self.x + px * self.scale, self.y + py * self.scale
 
 
-def crop(frame: Frame, window: CropWindow) -> np.ndarray:
+def visible(frame: Frame, window: CropWindow) -> tuple[int, int, int, int] | None:
+    """The part of a window inside the image as x0, y0, x1, y1, or None."""
+    x0, y0 = max(window.x, 0), max(window.y, 0)
+    x1, y1 = min(window.x + window.side, frame.width), min(window.y + window.side, frame.height)
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def crop(frame: Frame, window: CropWindow, out: np.ndarray | None = None) -> np.ndarray:
     """The window's pixels as a ``(size, size, 3)`` uint8 BGR patch; only these pixels of the frame
-    are touched.
+    are touched. It is written to ``out`` where that is given, an array of this shape without gaps.
 
     What lies outside the image is filled with the mean colour of what lies inside. A window wholly
     outside gives grey.
     """
-    x0, y0 = max(window.x, 0), max(window.y, 0)
-    x1, y1 = min(window.x + window.side, frame.width), min(window.y + window.side, frame.height)
-    if x0 >= x1 or y0 >= y1:
-        return np.full((window.size, window.size, 3), 128, np.uint8)
+    if out is None:
+        out = np.empty((window.size, window.size, 3), np.uint8)
+    inside = visible(frame, window)
+    if inside is None:
+        out.fill(128)
+        return out
+    x0, y0, x1, y1 = inside
     pixels = frame.window(x0, y0, x1, y1)
     if (x1 - x0, y1 - y0) != (window.side, window.side):
         above, left = y0 - window.y, x0 - window.x
@@ -129,7 +141,7 @@ def crop(frame: Frame, window: CropWindow) -> np.ndarray:
         pixels = cv2.copyMakeBorder(
             pixels, above, below, left, right, cv2.BORDER_CONSTANT, value=mean
         )
-    return cv2.resize(pixels, (window.size, window.size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(pixels, (window.size, window.size), out, interpolation=cv2.INTER_LINEAR)
 
 
 class PointCoder:
@@ -143,14 +155,23 @@ class PointCoder:
         self.x = np.tile(offset, cells).astype(np.float32)
         self.y = np.repeat(offset, cells).astype(np.float32)
 
-    def decode(self, regression: np.ndarray) -> np.ndarray:
-        """``(4, S, S)`` distances (left, top, right, bottom) to ``(S*S, 4)`` cx, cy, w, h in patch
-        pixels.
+    def converted(self, xp: Any, convert: Callable[[np.ndarray], Any]) -> PointCoder:
+        """The same for arrays of module ``xp``, its constants made by ``convert``."""
+        other = copy.copy(self)
+        other.x, other.y = convert(self.x), convert(self.y)
+        return other
+
+    def decode(self, regression: Any) -> tuple[Any, Any, Any, Any]:
+        """``(N, 4, S, S)`` distances (left, top, right, bottom) to centre x, y, width and height in
+        patch pixels, ``(N, S*S)`` each.
         """
-        left, top, right, bottom = regression.reshape(4, -1)
-        return np.stack(
-            (self.x + (right - left) / 2, self.y + (bottom - top) / 2, left + right, top + bottom),
-            axis=1,
+        flat = regression.reshape(len(regression), 4, -1)
+        left, top, right, bottom = flat[:, 0], flat[:, 1], flat[:, 2], flat[:, 3]
+        return (
+            self.x + (right - left) * 0.5,
+            self.y + (bottom - top) * 0.5,
+            left + right,
+            top + bottom,
         )
 
 
@@ -171,13 +192,24 @@ class AnchorCoder:
         self.y = np.tile(np.repeat(offset, cells), len(ratios))
         self.w = np.repeat(np.array(widths, np.float64) * scale, per_anchor)
         self.h = np.repeat(np.array(heights, np.float64) * scale, per_anchor)
+        self._exp: Callable[[Any], Any] = np.exp
 
-    def decode(self, regression: np.ndarray) -> np.ndarray:
-        """``(4K, S, S)`` offsets, grouped as dx of all anchors, dy, dw, dh, to ``(K*S*S, 4)`` cx,
-        cy, w, h.
+    def converted(self, xp: Any, convert: Callable[[np.ndarray], Any]) -> AnchorCoder:
+        """The same for arrays of module ``xp``, its constants made by ``convert``."""
+        other = copy.copy(self)
+        other._exp = xp.exp
+        for name in ("x", "y", "w", "h"):
+            setattr(other, name, convert(getattr(self, name).astype(np.float32)))
+        return other
+
+    def decode(self, regression: Any) -> tuple[Any, Any, Any, Any]:
+        """``(N, 4K, S, S)`` offsets, grouped as dx of all anchors, dy, dw, dh, to centre x, y,
+        width and height in patch pixels, ``(N, K*S*S)`` each.
         """
-        dx, dy, dw, dh = regression.reshape(4, -1)
-        return np.stack(
-            (dx * self.w + self.x, dy * self.h + self.y, np.exp(dw) * self.w, np.exp(dh) * self.h),
-            axis=1,
+        flat = regression.reshape(len(regression), 4, -1)
+        return (
+            flat[:, 0] * self.w + self.x,
+            flat[:, 1] * self.h + self.y,
+            self._exp(flat[:, 2]) * self.w,
+            self._exp(flat[:, 3]) * self.h,
         )

@@ -42,6 +42,11 @@ class Presence:
         self._lost_for = 0.0
         self._hits = 0
 
+    @property
+    def promising(self) -> bool:
+        """Whether a lost target may have been seen in the last image."""
+        return self._hits > 0
+
     def step(self, confidence: float, elapsed: float) -> TrackState:
         """Next state; ``confidence`` is that of the best candidate, ``elapsed`` seconds since the
         last step.

@@ -23,7 +23,8 @@ class PresenceSettings:
     reacquire_above: float = 0.6
     reacquire_frames: int = 2
     give_up_after: float = 30.0
-    #: Search windows looked at in one frame while lost: bounds the latency of a lost frame.
+    #: Most search windows looked at in one frame while lost; ``Tracker.search_budget`` may leave
+    #: time for fewer.
     search_windows: int = 3
 
     def __post_init__(self) -> None:

@@ -1,33 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker: ``init`` on a box, then ``update`` with every frame. Knows no ROS and no training.
 
-Post-processing follows the Siamese-RPN family (SiamRPN, Li et al. 2018, section 3.4; SiamBAN, arXiv
-2003.06761): a penalty on changes of scale and ratio, a cosine window, a smoothed size. What a frame
-costs outside the network is one crop of the search region and NumPy on a few hundred candidates.
+It decides where to look and what to make of the best candidate there; the engine crops, runs the
+network and ranks. What a frame costs outside the network is one crop of the search region and a few
+operations on a few hundred candidates.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from .engine import Engine, Template, create_engine
+from .candidates import STUDENT_SHAPES
+from .checkpoint import Checkpoint, load_checkpoint
+from .engine import Engine, Region, Template, create_engine
 from .frame import Frame, as_frame
-from .geometry import AnchorCoder, Box, CropWindow, PointCoder, check_box, context_side, crop
+from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
 from .presence import Presence, TrackState, calibrated_confidence
 from .settings import TrackerSettings
+
+__all__ = [
+    "STUDENT_SHAPES",
+    "TrackResult",
+    "Tracker",
+    "load_tracker",
+    "tracker_from_checkpoint",
+    "update_together",
+]
 
 #: Time between two frames when the caller gives no stamps, in seconds.
 NOMINAL_PERIOD = 1.0 / 30.0
 #: A coasting target keeps this share of its velocity from frame to frame.
 _COAST_DECAY = 0.9
+#: Longest step in time that presence and coasting take at once, in seconds: after a gap in the
+#: images the target gets the chance to be seen again before it counts as lost.
+_LONGEST_STEP = 1.0
+#: Another resolution of the same scene has sides of at least this many pixels, and an aspect ratio
+#: within this factor of the one before.
+_MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 2.0
+#: Weight of the newest cost in the mean cost of a search window.
+_COST_GAIN = 0.2
 #: Weight of the newest displacement in the velocity estimate.
 _VELOCITY_GAIN = 0.3
 
@@ -86,31 +105,28 @@ class _Plan:
     windows: list[CropWindow]
 
 
-@dataclass(frozen=True)
-class StudentShape:
-    """Sizes of an architecture that post-processing needs, known without importing PyTorch."""
+class _Pace:
+    """What a search window costs on this engine, and what may be spent on a lost target's search.
 
-    template_size: int
-    search_size: int
-    cells: int
-    stride: int
-    anchor_ratios: tuple[float, ...] = ()
-    anchor_scale: float = 0.0
+    Shared by siblings. ``budget`` in seconds an image; infinite: as many windows as the settings
+    allow.
+    """
 
-    def coder(self) -> PointCoder | AnchorCoder:
-        """The decoder of this architecture's regression maps."""
-        if self.anchor_ratios:
-            return AnchorCoder(
-                self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale
-            )
-        return PointCoder(self.cells, self.stride, self.search_size)
+    def __init__(self) -> None:
+        self.budget = math.inf
+        self._cost: float | None = None
 
+    def measured(self, seconds: float, windows: int) -> None:
+        """Account for one batch."""
+        cost = seconds / windows
+        self._cost = cost if self._cost is None else self._cost + _COST_GAIN * (cost - self._cost)
 
-#: By architecture name; a test asserts agreement with the classes of ``network.ARCHITECTURES``.
-STUDENT_SHAPES = {
-    "mobile_s16": StudentShape(127, 255, 15, 16),
-    "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
-}
+    def windows(self, targets: int, most: int) -> int:
+        """How many windows each of ``targets`` may look at in this image: 1 to ``most``."""
+        if self._cost is None or math.isinf(self.budget):
+            return most
+        affordable = self.budget / max(self._cost, 1e-6) / targets
+        return max(1, min(most, int(affordable)))
 
 
 class Tracker:
@@ -121,20 +137,33 @@ class Tracker:
     """
 
     def __init__(
-        self, engine: Engine, shape: StudentShape, settings: TrackerSettings, warm_up: bool = True
+        self, engine: Engine, settings: TrackerSettings, sibling: Tracker | None = None
     ) -> None:
         self._engine = engine
-        self._shape = shape
+        self._shape = engine.shape
         self.settings = settings
-        self._coder = shape.coder()
-        anchors = max(1, len(shape.anchor_ratios))
-        hanning = np.hanning(shape.cells)
-        self._cosine = np.tile(np.outer(hanning, hanning).ravel(), anchors).astype(np.float32)
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
         self._scan: Iterator[tuple[float, float]] = iter(())
-        if warm_up:
-            engine.warm_up(shape.template_size, shape.search_size)
+        self._scan_next = False
+        self._pace: _Pace = sibling._pace if sibling else _Pace()
+        if sibling is None:
+            engine.warm_up()
+
+    @property
+    def search_budget(self) -> float:
+        """Seconds that looking for lost targets may take in one image, all siblings together.
+
+        Infinite by default: each lost target looks at ``settings.presence.search_windows`` windows
+        an image. With less, as many as fit at the pace measured, at the least one a target.
+        """
+        return self._pace.budget
+
+    @search_budget.setter
+    def search_budget(self, seconds: float) -> None:
+        if not seconds > 0:
+            raise ValueError(f"search_budget must be above 0 seconds, not {seconds}")
+        self._pace.budget = float(seconds)
 
     @property
     def engine_name(self) -> str:
@@ -191,63 +220,95 @@ class Tracker:
         """A tracker for another target on the same engine; ``update_together`` runs siblings as one
         batch.
         """
-        return Tracker(self._engine, self._shape, self.settings, warm_up=False)
+        return Tracker(self._engine, self.settings, sibling=self)
 
-    def _plan(self, frame: Frame) -> _Plan:
-        """Where to look in the next image. Changes nothing but the image scale that the target is
-        kept in.
+    def _check_image(self, frame: Frame) -> None:
+        """Raises RuntimeError without a target, and ValueError for an image that cannot be of the
+        scene that the target was seen in.
+        """
+        if self._target is None:
+            raise RuntimeError("no target: call init(image, box) first")
+        if (frame.width, frame.height) == self._target.image_size:
+            return
+        width, height = self._target.image_size
+        change = (frame.width / frame.height) / (width / height)
+        too_small = min(frame.width, frame.height) < _MIN_IMAGE_SIDE
+        if too_small or not 1 / _MAX_ASPECT_CHANGE <= change <= _MAX_ASPECT_CHANGE:
+            raise ValueError(
+                f"a {frame.width}x{frame.height} image cannot show the scene of the "
+                f"{width}x{height} images before: designate the target anew to go on in these"
+            )
+
+    def _plan(self, frame: Frame, windows: int) -> _Plan:
+        """Where to look in the next image, in ``windows`` windows while lost. Changes nothing but
+        the image scale that the target is kept in, and how far the scan is.
         """
         target = self._target
-        if target is None:
-            raise RuntimeError("no target: call init(image, box) first")
+        assert target is not None  # _check_image has seen to it
         self._follow_resolution(target, frame)
         state = self._presence.state
-        centres = [] if state == TrackState.GIVEN_UP else [(target.cx, target.cy)]
-        if state == TrackState.LOST:
-            # Around the last place, and at the next few windows of a scan that widens to the whole
-            # image.
-            centres += list(itertools.islice(self._scan, self.settings.presence.search_windows - 1))
-            if len(centres) == 1:
-                self._scan = self._scan_centres(target)
+        if state == TrackState.GIVEN_UP:
+            centres = []
+        elif state == TrackState.LOST:
+            centres = self._search_centres(target, windows)
+        else:
+            centres = [(target.cx, target.cy)]
         ratio = self._shape.search_size / self._shape.template_size
         side = context_side(target.w, target.h, self.settings.context_amount) * ratio
-        windows = [CropWindow.around(cx, cy, side, self._shape.search_size) for cx, cy in centres]
-        return _Plan(target, frame, windows)
+        size = self._shape.search_size
+        return _Plan(target, frame, [CropWindow.around(cx, cy, side, size) for cx, cy in centres])
 
-    def _conclude(
-        self, plan: _Plan, logits: np.ndarray, regression: np.ndarray, stamp: float | None
-    ) -> TrackResult:
-        """From the maps of the planned windows, ``(n, ...)`` each, to the target's new place and
+    def _search_centres(self, target: _Target, windows: int) -> list[tuple[float, float]]:
+        """The last place, and the next few windows of a scan that widens to the whole image.
+
+        With one window only they take turns, unless the last one looked promising.
+        """
+        here = [(target.cx, target.cy)]
+        if windows == 1:
+            self._scan_next = not self._scan_next and not self._presence.promising
+            if not self._scan_next:
+                return here
+        places = list(itertools.islice(self._scan, max(1, windows - 1)))
+        if not places:
+            self._scan = self._scan_centres(target)
+        return here + places if windows > 1 else places or here
+
+    def _regions(self, plan: _Plan) -> list[Region]:
+        # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
+        # window.
+        lost = self._presence.state == TrackState.LOST
+        influence = 0.0 if lost else self.settings.window_influence
+        target = plan.target
+        return [
+            Region(window, target.memory.current, target.w, target.h, influence)
+            for window in plan.windows
+        ]
+
+    def _conclude(self, plan: _Plan, found: np.ndarray, stamp: float | None) -> TrackResult:
+        """From the best candidate of each planned window, ``(n, 6)``, to the target's new place and
         state.
         """
         target = plan.target
         elapsed = self._elapsed(target, stamp)
+        step = min(elapsed, _LONGEST_STEP)
         target.stamp = stamp
         if not plan.windows:
             return self._result(target, 0.0)
         lost = self._presence.state == TrackState.LOST
-        # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
-        # window.
-        influence = 0.0 if lost else self.settings.window_influence
-        candidate = max(
-            (
-                self._best(target, *maps, influence)
-                for maps in zip(plan.windows, logits, regression, strict=True)
-            ),
-            key=lambda candidate: candidate.score,
-        )
+        best = int(found[:, 4].argmax())
+        candidate = _candidate(plan.windows[best], *found[best].tolist())
         confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
         if lost:
             self._look_again(target, candidate, confidence)
         elif confidence >= self.settings.presence.lost_below:
             self._follow(target, candidate, elapsed)
         else:
-            self._coast(target, elapsed)
+            self._coast(target, step)
         self._keep_inside(target)
-        state = self._presence.step(confidence, elapsed)
+        state = self._presence.step(confidence, step)
         if state == TrackState.LOST and not lost:
             self._scan = self._scan_centres(target)
-        elif state == TrackState.TRACKING and target.memory.due(confidence, elapsed):
+        elif state == TrackState.TRACKING and target.memory.due(confidence, step):
             seen = self._template(plan.frame, target.cx, target.cy, target.w, target.h)
             target.memory.renew(seen)
         return self._result(target, confidence)
@@ -259,35 +320,6 @@ class Tracker:
         if confidence >= self.settings.presence.reacquire_above:
             target.cx, target.cy = candidate.cx, candidate.cy
             target.vx = target.vy = 0.0
-
-    def _best(
-        self,
-        target: _Target,
-        window: CropWindow,
-        logits: np.ndarray,
-        regression: np.ndarray,
-        influence: float,
-    ) -> _Candidate:
-        background, foreground = logits.reshape(2, -1)
-        scores = 1.0 / (1.0 + np.exp(np.clip(background - foreground, -50.0, 50.0)))
-        boxes = self._coder.decode(regression)
-        penalty = self._penalty(
-            boxes[:, 2], boxes[:, 3], target.w / window.scale, target.h / window.scale
-        )
-        ranking = penalty * scores * (1.0 - influence) + self._cosine * influence
-        best = int(ranking.argmax())
-        cx, cy = window.to_image(float(boxes[best, 0]), float(boxes[best, 1]))
-        w, h = float(boxes[best, 2]) * window.scale, float(boxes[best, 3]) * window.scale
-        return _Candidate(cx, cy, w, h, float(scores[best]), float(penalty[best]))
-
-    def _penalty(self, w: np.ndarray, h: np.ndarray, last_w: float, last_h: float) -> np.ndarray:
-        """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN,
-        equation 12).
-        """
-        scale = np.sqrt((w + (w + h) / 2) * (h + (w + h) / 2)) / context_side(last_w, last_h, 0.5)
-        aspect = (last_w / last_h) / (w / h)
-        change = np.maximum(scale, 1.0 / scale) * np.maximum(aspect, 1.0 / aspect)
-        return np.exp((1.0 - change) * self.settings.penalty_k)
 
     def _follow(self, target: _Target, candidate: _Candidate, elapsed: float) -> None:
         """Take the candidate's centre; approach its size by a rate that grows with its score."""
@@ -365,6 +397,14 @@ class Tracker:
         return TrackResult(box, confidence, state, self._presence.reacquisitions)
 
 
+def _candidate(
+    window: CropWindow, px: float, py: float, w: float, h: float, score: float, penalty: float
+) -> _Candidate:
+    """A candidate in patch pixels brought to image pixels."""
+    cx, cy = window.to_image(px, py)
+    return _Candidate(cx, cy, w * window.scale, h * window.scale, score, penalty)
+
+
 def update_together(
     trackers: Sequence[Tracker], image: np.ndarray | Frame, stamp: float | None = None
 ) -> list[TrackResult]:
@@ -376,30 +416,33 @@ def update_together(
     """
     if not trackers:
         return []
-    engine = trackers[0]._engine
+    engine, pace = trackers[0]._engine, trackers[0]._pace
     if any(tracker._engine is not engine for tracker in trackers):
         raise ValueError(
             "trackers updated together must be siblings on one engine: "
             "make them with Tracker.sibling()"
         )
     frame = as_frame(image)
-    plans = [tracker._plan(frame) for tracker in trackers]
-    counts = [len(plan.windows) for plan in plans]
-    patches = [crop(frame, window) for plan in plans for window in plan.windows]
-    if not patches:
-        empty = np.empty((0, 0))
-        return [
-            t._conclude(plan, empty, empty, stamp) for t, plan in zip(trackers, plans, strict=True)
-        ]
-    template = engine.join([plan.target.memory.current for plan in plans], counts)
-    logits, regression = engine.search(
-        template, np.stack(patches) if len(patches) > 1 else patches[0][None]
-    )
+    for tracker in trackers:
+        tracker._check_image(frame)
+    most = trackers[0].settings.presence.search_windows
+    windows = pace.windows(len(trackers), most)
+    plans = [tracker._plan(frame, windows) for tracker in trackers]
+    regions = [
+        region
+        for tracker, plan in zip(trackers, plans, strict=True)
+        for region in tracker._regions(plan)
+    ]
+    found = np.empty((0, 6), np.float32)
+    if regions:
+        begin = time.perf_counter()
+        found = engine.locate(frame, regions)
+        pace.measured(time.perf_counter() - begin, len(regions))
     results, first = [], 0
-    for tracker, plan, count in zip(trackers, plans, counts, strict=True):
-        maps = slice(first, first + count)
-        results.append(tracker._conclude(plan, logits[maps], regression[maps], stamp))
-        first += count
+    for tracker, plan in zip(trackers, plans, strict=True):
+        last = first + len(plan.windows)
+        results.append(tracker._conclude(plan, found[first:last], stamp))
+        first = last
     return results
 
 
@@ -407,14 +450,7 @@ def tracker_from_checkpoint(
     checkpoint: Checkpoint, device: str = "auto", engine: str = "auto", threads: int = 1
 ) -> Tracker:
     """``load_tracker`` for a checkpoint already in memory."""
-    if checkpoint.architecture not in STUDENT_SHAPES:
-        known = ", ".join(sorted(STUDENT_SHAPES))
-        raise CheckpointError(
-            f"{checkpoint.path}: unknown architecture {checkpoint.architecture!r}: "
-            f"known are {known}"
-        )
-    runtime = create_engine(checkpoint, device, engine, threads)
-    return Tracker(runtime, STUDENT_SHAPES[checkpoint.architecture], checkpoint.settings)
+    return Tracker(create_engine(checkpoint, device, engine, threads), checkpoint.settings)
 
 
 def load_tracker(
@@ -428,7 +464,7 @@ def load_tracker(
 
     checkpoint: path of a student; the shipped one by default.
     device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-    engine: ``auto``, ``onnxruntime`` or ``torch``; threads: CPU threads of the engine.
+    engine: ``auto`` or one of ``engine.ENGINES``; threads: CPU threads of the engine.
     settings: instead of those in the checkpoint.
 
     Raises CheckpointError for an unusable file and EngineError for a device or engine that cannot

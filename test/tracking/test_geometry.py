@@ -86,9 +86,9 @@ def test_crop_does_not_touch_the_rest_of_the_frame():
 
 def test_point_coder_puts_a_centred_box_in_the_middle():
     coder = PointCoder(15, 16, 255)
-    regression = np.zeros((4, 15, 15), np.float32)
-    regression[:, 7, 7] = (20, 10, 40, 30)  # left, top, right, bottom
-    boxes = coder.decode(regression)
+    regression = np.zeros((1, 4, 15, 15), np.float32)
+    regression[0, :, 7, 7] = (20, 10, 40, 30)  # left, top, right, bottom
+    boxes = np.stack(coder.decode(regression), 2)[0]
     assert boxes.shape == (225, 4)
     assert boxes[7 * 15 + 7] == pytest.approx([127.5 + 10, 127.5 + 10, 60, 40])
     assert boxes[0, :2] == pytest.approx([127.5 - 112, 127.5 - 112])
@@ -96,7 +96,7 @@ def test_point_coder_puts_a_centred_box_in_the_middle():
 
 def test_anchor_coder_without_offsets_gives_the_anchors():
     coder = AnchorCoder(21, 8, 287, (0.5, 1.0), 8)
-    boxes = coder.decode(np.zeros((8, 21, 21)))
+    boxes = np.stack(coder.decode(np.zeros((1, 8, 21, 21))), 2)[0]
     assert boxes.shape == (2 * 441, 4)
     centre = 10 * 21 + 10
     assert boxes[centre] == pytest.approx([143.5, 143.5, 88, 40])  # 11 x 5 times 8

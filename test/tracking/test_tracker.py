@@ -8,6 +8,7 @@ import pytest
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
+    Tracker,
     TrackState,
     load_tracker,
     update_together,
@@ -169,3 +170,84 @@ def test_siblings_in_one_batch_see_what_each_alone_would(tracker):
     with pytest.raises(ValueError, match="sibling"):
         update_together([tracker, load_tracker(device="cpu")], image)
     assert update_together([], image) == []
+
+
+@pytest.mark.parametrize("size", [(1, 240), (640, 12), (240, 640)])
+def test_an_image_that_cannot_be_of_the_same_scene_changes_nothing(tracker, size):
+    tracker.init(*scene(*path(0)))
+    tracker.update(scene(*path(1))[0])
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} image.*640x360.*designate"):
+        tracker.update(np.zeros((size[1], size[0], 3), np.uint8))
+    image, box = scene(*path(2))
+    assert iou(tracker.update(image).box, box) > 0.6
+
+
+def test_a_gap_in_the_images_is_no_loss(tracker):
+    """After a pause of the camera the target gets the chance to be seen again."""
+    tracker.init(*scene(*path(0)), stamp=0.0)
+    for i in range(1, 6):
+        tracker.update(scene(*path(i))[0], stamp=i / 30)
+    image, box = scene(*path(6))
+    assert iou(tracker.update(image, stamp=60.0).box, box) > 0.5
+    hidden = tracker.update(scene(0, 0, shown=False)[0], stamp=120.0)
+    assert hidden.state in (TrackState.TRACKING, TrackState.UNCERTAIN)
+    x, y, w, h = hidden.box
+    assert abs(x - box[0]) < 200 and abs(y - box[1]) < 200
+
+
+class Windows:
+    """Stands in for an engine that sees nothing; counts the windows of each image."""
+
+    def __init__(self, engine, seconds):
+        self.shape, self.name = engine.shape, "none"
+        self._engine, self._seconds = engine, seconds
+        self.counts = []
+
+    def warm_up(self):
+        pass
+
+    def template(self, patches):
+        return self._engine.template(patches)
+
+    def locate(self, frame, regions):
+        self.counts.append(len(regions))
+        self.places = {region.window for region in regions}
+        clock.now += self._seconds * len(regions)
+        return np.tile(np.array([[127.5, 127.5, 30, 30, 0.001, 1.0]]), (len(regions), 1))
+
+
+class clock:  # noqa: N801, it stands in for a module
+    now = 0.0
+
+    @classmethod
+    def perf_counter(cls):
+        return cls.now
+
+
+@pytest.mark.parametrize(
+    ("budget", "targets", "windows"), [(None, 1, 3), (0.1, 1, 3), (0.011, 1, 2), (0.001, 1, 1),
+                                       (0.031, 3, 6), (0.011, 3, 3)]
+)  # fmt: skip
+def test_search_on_loss_keeps_to_its_budget(tracker, monkeypatch, budget, targets, windows):
+    monkeypatch.setattr("mlkd_ros.tracking.tracker.time", clock)
+    engine = Windows(tracker._engine, 0.005)
+    first = Tracker(engine, tracker.settings)
+    trackers = [first] + [first.sibling() for _ in range(targets - 1)]
+    if budget is not None:
+        first.search_budget = budget
+    image, box = scene(*path(0))
+    for each in trackers:
+        each.init(image, box)
+    places = set()
+    for _ in range(120):
+        results = update_together(trackers, image)
+        places.update(engine.places)
+    assert {result.state for result in results} == {TrackState.LOST}
+    assert engine.counts[-60:].count(windows) > 55
+    assert max(engine.counts) <= max(windows, targets)
+    assert len(places) > 20
+
+
+def test_a_budget_must_be_positive(tracker):
+    with pytest.raises(ValueError, match="search_budget"):
+        tracker.search_budget = 0.0

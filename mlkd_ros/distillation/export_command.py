@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``mlkd export``: a student's graphs for other runtimes, after they proved to be the student."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..tracking.checkpoint import Checkpoint
+
+FORMATS = ("onnx", "openvino", "checkpoint")
+#: Mean IoU with the reference's boxes below which nothing is written.
+LEAST_AGREEMENT = 0.99
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``export`` to the ``mlkd`` command."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a student as ONNX or OpenVINO graphs (needs mlkd_ros[train])",
+        description="Writes the graphs `template` and `search`, with uint8 BGR patches as input. "
+        "Before that, their boxes are compared with the trained network's; when the mean IoU is "
+        f"below {LEAST_AGREEMENT}, nothing is written.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="the student (.safetensors)")
+    parser.add_argument(
+        "--format", choices=FORMATS, required=True,
+        help="onnx, openvino (needs mlkd_ros[openvino]), or checkpoint: the same student with "
+        "newly made graphs inside",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--data", type=Path,
+        help="video, folder of images or bag whose crops are compared (default: rendered flights)",
+    )  # fmt: skip
+    parser.add_argument("--crops", type=int, default=200, help="how many are compared")
+    parser.set_defaults(run_command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, compare, write. ValueError when the boxes differ."""
+    from dataclasses import replace
+
+    from ..tracking.checkpoint import load_checkpoint
+    from ..tracking.engine import EngineError, create_engine
+    from .export import check_exporter, export_onnx
+    from .parity import mean_agreement
+    from .student import student_from_checkpoint
+
+    if arguments.crops < 1:
+        raise ValueError(f"--crops must be at least 1, not {arguments.crops}")
+    check_exporter()
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    exported = replace(checkpoint, graphs=export_onnx(student_from_checkpoint(checkpoint)))
+    runtime = "openvino" if arguments.format == "openvino" else "onnxruntime"
+    try:
+        engine = create_engine(exported, "cpu", runtime)
+    except EngineError as error:
+        raise ImportError(str(error)) from error
+    reference = create_engine(checkpoint, "cpu", "torch")
+    agreement = mean_agreement(engine, reference, arguments.data, arguments.crops)
+    verdict = f"mean IoU with the reference's boxes on {arguments.crops} crops: {agreement:.4f}"
+    if not agreement >= LEAST_AGREEMENT:
+        raise ValueError(f"{verdict}, below {LEAST_AGREEMENT}: nothing written")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    _write(exported, arguments.format, arguments.output, arguments.checkpoint.name)
+    print(f"{verdict}\nwritten to {arguments.output}")
+    return 0
+
+
+def _write(exported: Checkpoint, kind: str, folder: Path, name: str) -> None:
+    if kind == "checkpoint":
+        from ..tracking.checkpoint import save_checkpoint
+
+        save_checkpoint(exported, folder / name)
+        return
+    for graph, content in exported.graphs.items():
+        if kind == "onnx":
+            (folder / f"{graph}.onnx").write_bytes(content)
+        else:
+            import openvino
+
+            model = openvino.Core().read_model(content)
+            openvino.save_model(model, folder / f"{graph}.xml", compress_to_fp16=False)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the student's maps to the best candidate of each search window.
+
+Follows the Siamese-RPN family (SiamRPN, Li et al. 2018, section 3.4; SiamBAN, arXiv 2003.06761): a
+penalty on changes of scale and ratio, and a cosine window. Written once, for NumPy arrays and for
+PyTorch tensors on any device: only operators and functions that both have under one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .geometry import AnchorCoder, PointCoder
+
+#: Candidates with a longer side, in patch pixels, are as good as infinite: keeps half precision
+#: from producing infinities and, out of those, NaN.
+_LONGEST = 1e4
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """Sizes of an architecture that post-processing needs, known without importing PyTorch."""
+
+    template_size: int
+    search_size: int
+    cells: int
+    stride: int
+    anchor_ratios: tuple[float, ...] = ()
+    anchor_scale: float = 0.0
+
+    def coder(self) -> PointCoder | AnchorCoder:
+        """The decoder of this architecture's regression maps."""
+        if self.anchor_ratios:
+            return AnchorCoder(
+                self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale
+            )
+        return PointCoder(self.cells, self.stride, self.search_size)
+
+
+#: By architecture name; a test asserts agreement with the classes of ``network.ARCHITECTURES``.
+STUDENT_SHAPES = {
+    "mobile_s16": StudentShape(127, 255, 15, 16),
+    "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
+}
+
+
+class Ranking:
+    """Ranks the candidates of a batch of search windows, on one kind of array.
+
+    xp: the module that has ``exp``, ``sqrt``, ``maximum``, ``arange`` and ``stack``: ``numpy`` or
+    ``torch``. convert: makes a constant of that kind from a NumPy array.
+    """
+
+    def __init__(
+        self,
+        shape: StudentShape,
+        penalty_k: float,
+        xp: Any = np,
+        convert: Callable[[np.ndarray], Any] = np.asarray,
+    ) -> None:
+        self._xp = xp
+        self._convert = convert
+        self._penalty_k = penalty_k
+        self._firsts: dict[int, Any] = {}
+        self._coder = shape.coder().converted(xp, convert)
+        hanning = np.hanning(shape.cells)
+        cosine = np.tile(np.outer(hanning, hanning).ravel(), max(1, len(shape.anchor_ratios)))
+        self._cosine = convert(cosine.astype(np.float32))
+
+    def best(self, logits: Any, regression: Any, prior: Any) -> Any:
+        """The best candidate of each window, ``(N, 6)``: centre x, y, width and height in patch
+        pixels, score 0..1 and penalty factor 0..1.
+
+        logits: ``(N, 2K, S, S)``, regression: ``(N, 4K, S, S)``, float32. prior: ``(N, 3)``, the
+        target's last width and height in patch pixels and the share of the cosine window, 0..1.
+        """
+        xp, count = self._xp, len(logits)
+        logits = logits.reshape(count, 2, -1)
+        # At 80 the score is 0 to float32, and exp does not overflow.
+        scores = 1.0 / (1.0 + xp.exp((logits[:, 0] - logits[:, 1]).clip(max=80.0)))
+        x, y, w, h = self._coder.decode(regression)
+        w, h = w.clip(max=_LONGEST), h.clip(max=_LONGEST)
+        penalty = self._penalty(w, h, prior[:, 0:1], prior[:, 1:2])
+        influence = prior[:, 2:3]
+        ranking = penalty * scores * (1.0 - influence) + self._cosine * influence
+        best = ranking.argmax(1)
+        # One flat index a window: the only form of picking that is quick in both.
+        flat = best + self._first(count, ranking.shape[1])
+        picked = [part.reshape(-1)[flat] for part in (x, y, w, h, scores, penalty)]
+        return xp.stack(picked, 1)
+
+    def _first(self, count: int, candidates: int) -> Any:
+        """Flat index of each window's first candidate; made once, as constants of a graph must."""
+        if count not in self._firsts:
+            self._firsts[count] = self._convert(np.arange(count) * candidates)
+        return self._firsts[count]
+
+    def _penalty(self, w: Any, h: Any, last_w: Any, last_h: Any) -> Any:
+        """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN,
+        equation 12).
+        """
+        xp = self._xp
+        scale = xp.sqrt(_padded_area(w, h) / _padded_area(last_w, last_h))
+        aspect = (h / w) * (last_w / last_h)
+        change = xp.maximum(scale, 1.0 / scale) * xp.maximum(aspect, 1.0 / aspect)
+        return xp.exp((1.0 - change) * self._penalty_k)
+
+
+def _padded_area(w: Any, h: Any) -> Any:
+    """Area of a box with half its mean side as margin, as SiamRPN compares sizes."""
+    margin = (w + h) * 0.5
+    return (w + margin) * (h + margin)
