@@ -14,7 +14,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 # Copied into the environment, or generated from: `pip install -e` has to run again when they change.
-INSTALLED := $(wildcard msg/*.msg srv/*.srv third_party/*/msg/*.msg launch/*.py config/*)
+INSTALLED := $(wildcard msg/*.msg srv/*.srv third_party/*/msg/*.msg launch/*.py config/*.* config/*/*.*)
 
 .PHONY: setup demo test lint clean
 
