@@ -69,7 +69,11 @@ class Settings:
         "", "File of the student to fly (.safetensors). Empty: the one that comes with the package."
     )
     device: str = declaration("auto", "Where the network runs: auto, cpu, cuda or cuda:N.")
-    engine: str = declaration("auto", "What runs the network: auto, onnxruntime or torch.")
+    engine: str = declaration(
+        "auto",
+        "What runs the network: auto, onnxruntime, openvino, tensorrt or torch. auto takes torch "
+        "on CUDA, onnxruntime on a CPU.",
+    )
     threads: int = declaration(1, "CPU threads of the network.", low=1, high=64)
     max_targets: int = declaration(
         1,
@@ -77,6 +81,13 @@ class Settings:
         "service refuses one too many. The network runs on all of them in one batch.",
         low=1,
         high=16,
+    )
+    search_budget: float = declaration(
+        0.02,
+        "Seconds that looking for lost targets may take in one image, all of them together. What "
+        "does not fit is looked at in the images after it.",
+        low=0.001,
+        high=1.0,
     )
     history_duration: float = declaration(
         3.0,

@@ -121,10 +121,11 @@ class TargetSet:
         reports = _step(others, held)
         return [*reports, known] if known else reports
 
-    def forget(self) -> list[str]:
-        """Stop following; the ids that were followed."""
-        names = list(self._targets)
-        self._targets.clear()
+    def forget(self, target_id: str = "") -> list[str]:
+        """Stop following one target, or all of them; the ids that were followed."""
+        names = [name for name in self._targets if target_id in ("", name)]
+        for name in names:
+            del self._targets[name]
         return names
 
     def designate(

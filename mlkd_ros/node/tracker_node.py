@@ -317,6 +317,7 @@ class TrackerNode(Node):
             engine=settings.engine,
             threads=settings.threads,
         )
+        tracker.search_budget = settings.search_budget
         targets = TargetSet(tracker, settings.max_targets)
         weights = settings.checkpoint or "the student that ships with the package"
         self.get_logger().info(f"ready: {targets.engine_name}, {weights}")

@@ -234,8 +234,11 @@ def test_several_targets(shipped_tracker: Tracker, history: FrameHistory, scene:
     reports = targets.step(held(scene, 30))
     assert [report.target_id for report in reports] == ["1", "car"]
     assert iou(reports[1].result.box, scene.box(30)) > 0.6
+    assert targets.forget("bus") == []
     known = reports[0]
     assert {r.target_id for r in targets.step(held(scene, 31), known=known)} == {"1", "car"}
+    assert targets.forget("1") == ["1"]
+    assert list(targets.states) == ["car"]
 
 
 def test_a_target_that_was_given_up_makes_room(
