@@ -13,7 +13,7 @@ from setuptools import Distribution, setup  # first: it is what provides distuti
 from distutils.command.install_data import install_data  # isort: skip
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))  # a PEP 517 build does not start in this folder's name
+sys.path.insert(0, str(ROOT))  # pip does not put this folder there
 from interfaces_build import BuildInterfaces, InterfacePackage  # noqa: E402
 
 MLKD_ROS = InterfacePackage(

@@ -56,10 +56,12 @@ def copy_sources(target: Path) -> Path:
     return target
 
 
-def python_modules() -> set[str]:
-    """The hand-written modules, as paths from the checkout."""
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mlkd_ros").rglob("*.py")}
-    return {name for name in modules if not re.match("mlkd_ros/(msg|srv)/", name)}
+def package_files() -> set[str]:
+    """The hand-written modules and what lies beside them, as paths from the checkout."""
+    files = {p for p in (ROOT / "mlkd_ros").rglob("*") if p.is_file()}
+    names = {path.relative_to(ROOT).as_posix() for path in files}
+    generated = r"mlkd_ros/(msg|srv)/|.*\.(so|pyc)$"
+    return {name for name in names if not re.match(generated, name)}
 
 
 def share_files() -> set[str]:

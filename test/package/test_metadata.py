@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from importlib.metadata import version
 
 import pytest
-from package_support import EXECUTABLES, ROOT, pyproject, python_modules
+from package_support import EXECUTABLES, ROOT, package_files, pyproject
 from packaging.requirements import Requirement
 
 # What is called differently by pip and rosdep.
@@ -66,7 +66,8 @@ def test_every_requirement_has_its_rosdep_key() -> None:
 def test_every_imported_package_is_a_dependency() -> None:
     imported = set()
     launch_files = {f"launch/{path.name}" for path in (ROOT / "launch").glob("*.py")}
-    for name in python_modules() | launch_files:
+    modules = {name for name in package_files() if name.endswith(".py")}
+    for name in modules | launch_files:
         for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {name.name for name in node.names}

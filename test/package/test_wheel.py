@@ -10,7 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
 import pytest
-from package_support import EXECUTABLES, copy_sources, python_modules, share_files
+from package_support import EXECUTABLES, copy_sources, package_files, share_files
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ZipInfo]:
 
 
 def test_modules_and_weights(wheel: dict[str, ZipInfo]) -> None:
-    assert python_modules() <= set(wheel)
-    assert any(re.fullmatch(r"mlkd_ros/weights/\w+\.safetensors", name) for name in wheel)
+    assert package_files() <= set(wheel)
+    assert "mlkd_ros/weights/student.safetensors" in wheel
     assert any(name.endswith("dist-info/entry_points.txt") for name in wheel)
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in wheel)
 
