@@ -138,6 +138,9 @@ def _speed(axis: Axes, trackers: Many[TrackerResults]) -> None:
     axis.annotate("30 Hz", (1000 / 30, 0.01), fontsize=8, color="#777777", xytext=(3, 2),
                   textcoords="offset points")  # fmt: skip
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:g}" if high / low < 10 and f"{value:g}"[0] in "2346" else ""
+    )
     axis.grid(alpha=0.25, which="both")
 
 
