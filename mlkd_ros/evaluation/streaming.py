@@ -139,8 +139,11 @@ def score_bag(
         clock = _clock(reader, topics)
         scoring = _Scoring(target, published, clock, "ground_truth" in topics)
         needed = {role: name for role, name in topics.items() if role != "image" or role == clock}
-        for role, received, message in _messages(path, reader, needed):
-            scoring.add(role, received, message)
+        try:
+            for role, received, message in _messages(path, reader, needed):
+                scoring.add(role, received, message)
+        except DatasetError as error:  # damaged: what was read until then is scored
+            notes.append(str(error))
     finally:
         reader.close()
     scoring.finish()
@@ -223,14 +226,21 @@ def _messages(
     """Role, time of receiving and content of the messages, in the order of recording."""
     roles = {topic: role for role, topic in topics.items()}
     connections = [c for c in reader.connections if c.topic in roles]
-    for connection, received, data in reader.messages(connections=connections):
+    read = iter(reader.messages(connections=connections))
+    while True:
+        try:
+            connection, received, data = next(read)
+        except StopIteration:
+            return
+        except Exception as error:  # rosbags: many kinds, and none of them is documented
+            raise DatasetError(f"{path}: cannot be read to its end: {error}") from error
         role = roles[connection.topic]
         if role == "image":
             yield role, received * 1e-9, _Message(_stamp_of(data))
             continue
         try:
             message = reader.deserialize(data, connection.msgtype)
-        except Exception as error:  # rosbags: many kinds, and none of them is documented
+        except Exception as error:
             raise DatasetError(
                 f"{path}, topic {connection.topic}: {connection.msgtype} cannot be read: {error}"
             ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -240,6 +241,28 @@ def test_what_is_wrong_with_a_bag_is_named(tmp_path: Path) -> None:
         score_bag(bag)
     with pytest.raises(ValueError, match="published must be one of"):
         score_bag(bag, published="now")
+
+
+def test_a_damaged_bag_is_scored_up_to_the_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = Flight().write(tmp_path / "bag")
+    whole = AnyReader.messages
+
+    def broken(self: AnyReader, *arguments: Any, **options: Any) -> Any:
+        for number, one in enumerate(whole(self, *arguments, **options)):
+            if number == 150:
+                raise RuntimeError("checksum")
+            yield one
+
+    monkeypatch.setattr(AnyReader, "messages", broken)
+    scores = score_bag(bag)
+    assert "bag: cannot be read to its end: checksum" in scores.notes[0]
+    assert 30 < scores.images < 99 and scores.streaming is not None
+    with open(next(bag.glob("*.mcap")), "r+b") as file:
+        file.truncate(4000)
+    with pytest.raises(DatasetError, match="cannot be read as a rosbag2 bag"):
+        score_bag(bag)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
