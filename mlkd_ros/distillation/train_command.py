@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``mlkd train {enhancer,teacher,student,room}``: run an experiment file on training material.
 
-``torchrun --nproc-per-node N -m mlkd_ros.cli train ...`` runs it on several GPUs.
+``torchrun --nproc-per-node N -m -- mlkd_ros.cli train ...`` runs it on N GPUs of a machine.
+(Without the ``--``, torchrun takes ``--run`` and ``--start`` for options of its own.)
 """
 
 from __future__ import annotations
@@ -247,14 +248,20 @@ def _train(
     starts: Sequence[str],
 ) -> int:  # fmt: skip
     """Run the trainer, then write every student's averaged weights."""
+    import torch
+
     from ..tracking.engine import resolve_device
-    from .distributed import end_processes, local_device, rank
+    from .distributed import end_processes, local_device, rank, start_processes, wait_for_all
     from .export import check_exporter
     from .trainer import Trainer
 
     check_exporter()
-    sampler, windows = _sampler(arguments, config)
     device = local_device(resolve_device(arguments.device))
+    start_processes(torch.device(device))
+    if rank() == 0:
+        _sampler(arguments, config)  # cuts what is not cut yet
+    wait_for_all()
+    sampler, windows = _sampler(arguments, config)
     trainer = Trainer(config, objective, sampler, arguments.run, device, arguments.workers)
     trainer.run(progress=sys.stderr.isatty())
     if rank() == 0:

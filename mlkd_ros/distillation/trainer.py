@@ -24,7 +24,6 @@ from .distributed import (
     average_gradients,
     mean_over_processes,
     rank,
-    start_processes,
     wait_for_all,
     world,
 )
@@ -131,7 +130,6 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         self.workers = workers
-        start_processes(self.device)
         if config.batch % world():
             raise ConfigError(f"batch {config.batch} cannot be shared by {world()} processes")
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,13 @@
 """A toy student that trains in milliseconds, batches and training material for the tests."""
 
 import cv2
-import numpy as np
 import torch
 from torch import nn
 
-from mlkd_ros.tracking.network import StudentOutput
+from mlkd_ros.data.night_flight import NightFlight
+from mlkd_ros.tracking import TrackerSettings
+from mlkd_ros.tracking.checkpoint import Checkpoint, save_checkpoint
+from mlkd_ros.tracking.network import StudentOutput, build_student
 
 
 class ToyStudent(nn.Module):
@@ -45,20 +47,34 @@ def toy_batch(count=6, seed=0):
     return batch
 
 
-def write_sequences(folder, count=2, frames=6, size=(200, 160)):
-    """Annotated image sequences of a bright patch that moves over a texture, OTB layout."""
-    rng = np.random.default_rng(3)
-    for number in range(count):
-        images = folder / f"toy{number}" / "img"
+def write_flights(folder, scenarios=("crossing", "scale_change"), frames=6, size=(480, 270)):
+    """Rendered night flights as image sequences with annotations (OTB layout)."""
+    for number, scenario in enumerate(scenarios):
+        flight = NightFlight(scenario, seed=number, size=size)
+        images = folder / scenario / "img"
         images.mkdir(parents=True)
-        ground = cv2.resize(rng.integers(20, 90, (12, 16, 3), np.uint8), size)
         lines = []
         for index in range(frames):
-            picture = ground.copy()
-            x, y, w, h = 40 + 9 * index, 50 + 4 * index + 8 * number, 34, 26
-            cv2.rectangle(picture, (x, y), (x + w, y + h), (60, 90 * (number + 1), 220), -1)
-            cv2.circle(picture, (x + 10, y + 10), 6, (230, 230, 40), -1)
-            cv2.imwrite(str(images / f"{index + 1:04d}.png"), picture)
-            lines.append(f"{x},{y},{w},{h}")
+            picture = flight.render(5 * index)
+            cv2.imwrite(str(images / f"{index + 1:04d}.png"), picture.image)
+            lines.append(",".join(f"{value:.2f}" for value in picture.targets[0][1]))
         (images.parent / "groundtruth_rect.txt").write_text("\n".join(lines) + "\n")
-    return folder
+
+
+def write_checkpoint(path, architecture="mobile_s16", seed=0):
+    """A student with random weights as a checkpoint without exported graphs: fast to write."""
+    torch.manual_seed(seed)
+    student = build_student(architecture)
+    weights = {
+        name: value.numpy()
+        for name, value in student.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    save_checkpoint(Checkpoint(architecture, TrackerSettings(), weights), path)
+    return path
+
+
+def command(*words, **settings):
+    """Arguments of `mlkd`: words, then each setting as --set key=value."""
+    given = [f"--set={key.replace('__', '.')}={value}" for key, value in settings.items()]
+    return [str(word) for word in words] + given
