@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 #: axis.
 Template = tuple[Any, ...]
 
+#: Most windows in one run of the TensorRT engine.
+TENSORRT_BATCH = 16
+
 ENGINES = ("auto", "onnxruntime", "openvino", "tensorrt", "torch")
 
 
@@ -114,6 +117,8 @@ class MapEngine(Engine):
     here.
     """
 
+    #: Windows run at once. On a CPU one at a time is the fastest: its maps stay in the cache.
+    batch = 1
     #: Joins the parts of several templates along the batch axis.
     _concatenate: Any = staticmethod(np.concatenate)
 
@@ -127,16 +132,24 @@ class MapEngine(Engine):
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps of ``(N, S, S, 3)`` uint8 BGR patches: classification logits ``(N, 2K, s, s)`` and
         regression ``(N, 4K, s, s)``, float32. ``template`` has ``N`` targets, or one that serves
-        all patches. The maps are valid until the next call.
+        all patches.
         """
 
     def locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
         """See ``Engine.locate``."""
-        patches = self._crops(frame, regions)
-        template = self._join([region.template for region in regions])
-        logits, regression = self.search(template, patches)
+        maps = [
+            self._maps(frame, regions[first : first + self.batch])
+            for first in range(0, len(regions), self.batch)
+        ]
+        logits, regression = maps[0]
+        if len(maps) > 1:
+            logits, regression = (np.concatenate(parts) for parts in zip(*maps, strict=True))
         prior = np.array([region.prior() for region in regions], np.float32)
         return self._ranking.best(logits, regression, prior)
+
+    def _maps(self, frame: Frame, regions: Sequence[Region]) -> tuple[np.ndarray, np.ndarray]:
+        template = self._join([region.template for region in regions])
+        return self.search(template, self._crops(frame, regions))
 
     def _crops(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
         """The windows as one batch, in memory that is kept from frame to frame."""
@@ -178,15 +191,20 @@ class OnnxRuntimeEngine(MapEngine):
         # Spinning workers would burn the core that the camera and DDS need between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        providers = ["CPUExecutionProvider"] if device == "cpu" else _tensorrt_providers(device)
+        cpu = ["CPUExecutionProvider"]
         self._template, self._search = (
-            onnxruntime.InferenceSession(checkpoint.graphs[name], options, providers=providers)
+            onnxruntime.InferenceSession(checkpoint.graphs[name], options, providers=cpu)
             for name in ("template", "search")
         )
         self._inputs = [item.name for item in self._search.get_inputs()]
         where = f"cpu, {threads} thread{'s' * (threads > 1)}"
         if device != "cpu":
-            where = f"TensorRT on {device}"
+            # The template branch, run twice a second, stays on the CPU.
+            where, self.batch = f"TensorRT on {device}", TENSORRT_BATCH
+            providers = _tensorrt_providers(device, self._search.get_inputs())
+            self._search = onnxruntime.InferenceSession(
+                checkpoint.graphs["search"], options, providers=providers
+            )
             if "TensorrtExecutionProvider" not in self._search.get_providers():
                 raise EngineError(
                     f"engine tensorrt: ONNX Runtime {onnxruntime.__version__} could not start "
@@ -207,11 +225,12 @@ class OnnxRuntimeEngine(MapEngine):
         return classification, regression
 
 
-def _tensorrt_providers(device: str) -> list[Any]:
-    """TensorRT with half precision and its engines cached, as building them takes minutes."""
-    cache = os.path.join(
-        os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "mlkd_ros", "tensorrt"
-    )
+def _tensorrt_providers(device: str, inputs: Sequence[Any]) -> list[Any]:
+    """TensorRT with half precision, one engine for 1 to ``TENSORRT_BATCH`` windows, cached because
+    building it takes minutes.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    cache = os.path.join(home, "mlkd_ros", "tensorrt")
     os.makedirs(cache, exist_ok=True)
     index = int(device.partition(":")[2] or 0)
     settings = {
@@ -222,7 +241,11 @@ def _tensorrt_providers(device: str) -> list[Any]:
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": cache,
     }
-    # What TensorRT does not take (none of the shipped student's operators) falls to the next one.
+    for bound, batch in (("min", 1), ("opt", 1), ("max", TENSORRT_BATCH)):
+        settings[f"trt_profile_{bound}_shapes"] = ",".join(
+            f"{item.name}:" + "x".join(map(str, (batch, *item.shape[1:]))) for item in inputs
+        )
+    # Operators that TensorRT does not take fall to the next one.
     return [
         ("TensorrtExecutionProvider", settings),
         ("CUDAExecutionProvider", {"device_id": index}),
@@ -230,8 +253,8 @@ def _tensorrt_providers(device: str) -> list[Any]:
 
 
 class OpenVinoEngine(MapEngine):
-    """The exported graphs on OpenVINO's CPU plugin; one compiled model a batch size, made when it
-    is first needed, because it is slower with a batch axis left open.
+    """The exported graphs on OpenVINO's CPU plugin, compiled for a batch of one (or whatever size
+    is asked for), because they are slower with the batch axis left open.
     """
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
@@ -251,7 +274,7 @@ class OpenVinoEngine(MapEngine):
         version = openvino.__version__.split("-")[0]
         self.name = f"openvino {version} cpu, {threads} thread{'s' * (threads > 1)}"
 
-    def _run(self, graph: str, inputs: Sequence[np.ndarray], share: bool) -> list[np.ndarray]:
+    def _run(self, graph: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         key = graph, len(inputs[0])
         if key not in self._requests:
             model = self._core.read_model(self._graphs[graph])
@@ -265,22 +288,24 @@ class OpenVinoEngine(MapEngine):
             compiled = self._core.compile_model(model, "CPU", self._settings)
             self._requests[key] = compiled.create_infer_request()
         request = self._requests[key]
-        results = request.infer(list(inputs), share_inputs=True, share_outputs=share)
+        results = request.infer(list(inputs), share_inputs=True, share_outputs=False)
         return [results[i] for i in range(len(results))]
 
     def template(self, patches: np.ndarray) -> Template:
         """See ``Engine.template``."""
-        return tuple(self._run("template", [np.ascontiguousarray(patches)], share=False))
+        return tuple(self._run("template", [np.ascontiguousarray(patches)]))
 
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``MapEngine.search``."""
         inputs = [patches, *_repeated(template, len(patches))]
-        classification, regression = self._run("search", inputs, share=True)
+        classification, regression = self._run("search", inputs)
         return classification, regression
 
 
 class TorchEngine(MapEngine):
     """The network itself in PyTorch on the CPU, as it was trained: the reference."""
+
+    batch = 16
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
         import torch

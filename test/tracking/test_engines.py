@@ -7,7 +7,13 @@ import torch
 
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES, Ranking
 from mlkd_ros.tracking.checkpoint import load_checkpoint
-from mlkd_ros.tracking.engine import Region, create_engine
+from mlkd_ros.tracking.engine import (
+    EngineError,
+    Region,
+    _tensorrt_engine,
+    _tensorrt_providers,
+    create_engine,
+)
 from mlkd_ros.tracking.engine_cuda import _FIELDS, _HEADER, MAX_BATCH, CudaEngine, pack
 from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.fused import fuse
@@ -80,7 +86,7 @@ def test_extreme_maps_give_finite_candidates():
     shape = STUDENT_SHAPES["mobile_s16"]
     logits = np.full((1, 2, 15, 15), -1e4, np.float32)
     logits[0, 0] = 1e4
-    regression = np.full((1, 4, 15, 15), np.inf, np.float32)
+    regression = np.full((1, 4, 15, 15), 1e30, np.float32)
     regression[0, :, 3, 3] = 20
     found = Ranking(shape, 0.138).best(logits, regression, np.array([[40, 40, 0.4]], np.float32))
     assert np.isfinite(found[0, 2:]).all()
@@ -172,3 +178,21 @@ def test_templates_of_a_batch_are_replaced_one_by_one(checkpoint, frame):
         for i, row in zip(chosen, together, strict=True):
             alone = engine.locate(frame, regions(templates[i], WINDOWS[:1]))[0]
             np.testing.assert_allclose(row, alone, rtol=1e-3, atol=1e-2)
+
+
+def test_a_batch_shape_profile_for_tensorrt(monkeypatch, tmp_path, checkpoint):
+    """Written against ONNX Runtime's documentation: every input needs its range of shapes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    inputs = create_engine(checkpoint, "cpu", "onnxruntime")._search.get_inputs()
+    (name, settings), (fallback, _) = _tensorrt_providers("cuda:1", inputs)
+    assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert settings["device_id"] == 1
+    assert "patch:16x255x255x3" in settings["trt_profile_max_shapes"]
+    assert settings["trt_profile_min_shapes"].count(":1x") == len(inputs)
+
+
+def test_tensorrt_without_it_says_what_to_install(checkpoint):
+    with pytest.raises(EngineError, match="tensorrt needs a CUDA device"):
+        create_engine(checkpoint, "cpu", "tensorrt")
+    with pytest.raises(EngineError, match="without TensorRT: pip install onnxruntime-gpu"):
+        _tensorrt_engine(checkpoint, "cuda:0")

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long one image takes in the flying part, stage by stage, and what its peers take.
+
+    python benchmarks/latency.py                       # everything there is, some minutes
+    python benchmarks/latency.py --quick               # the same in short, for development
+    python benchmarks/latency.py --only sizes --csrt --nano backbone.onnx,head.onnx
+
+Cases of one table run in turns, image by image, so that whatever else the machine does meets all of
+them alike. Times are wall-clock milliseconds. The target's search region has the same size in every
+image size, as when a camera with more pixels sees a larger scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import cv2
+import numpy as np
+
+from mlkd_ros.simulation.encode import encode
+from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
+from mlkd_ros.tracking.encoding import ENCODINGS, frame_over
+from mlkd_ros.tracking.engine import MapEngine, Region
+from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
+
+SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
+TARGETS = (1, 2, 4, 8, 16)
+TABLES = ("sizes", "busy", "encodings", "stages", "targets", "engines", "lost", "enhancer")
+#: A step is one image of one case; it returns nothing that matters.
+Step = Callable[[int], object]
+TARGET = 64, 40
+
+
+class Scene:
+    """Textured targets that drift over a dark, noisy ground; a few images, shown to and fro."""
+
+    images_held = 4
+
+    def __init__(self, size: tuple[int, int], targets: int = 1) -> None:
+        rng = np.random.default_rng(1)
+        width, height = size
+        coarse = rng.integers(10, 60, (height // 40, width // 40, 3), np.uint8)
+        ground = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        columns = int(np.ceil(np.sqrt(targets)))
+        looks = [
+            cv2.resize(rng.integers(0, 255, (5, 8, 3), np.uint8), TARGET) for _ in range(targets)
+        ]
+        self._starts = [
+            ((i % columns + 1) * width / (columns + 1), (i // columns + 1) * height / (columns + 1))
+            for i in range(targets)
+        ]
+        self.images = []
+        for index in range(self.images_held):
+            image = ground.copy()
+            for look, (x, y, w, h) in zip(looks, self.boxes(index), strict=True):
+                image[int(y) : int(y + h), int(x) : int(x + w)] = look
+            noise = rng.integers(0, 12, image.shape, np.uint8)
+            self.images.append(cv2.add(image, noise))
+
+    def boxes(self, index: int) -> list[tuple[float, float, float, float]]:
+        """The targets' boxes in image ``index``."""
+        w, h = TARGET
+        return [(x // 1 - w // 2 + 3 * index, y // 1 - h // 2, w, h) for x, y in self._starts]
+
+    def image(self, step: int) -> np.ndarray:
+        """The image of a step: 0 1 2 3 2 1 0 1 ..."""
+        return self.images[self.index(step)]
+
+    def index(self, step: int) -> int:
+        """Which of the images a step shows."""
+        last = self.images_held - 1
+        return last - abs(last - step % (2 * last))
+
+
+def started(tracker: Tracker, scene: Scene) -> list[Tracker]:
+    """Trackers of all targets of a scene."""
+    trackers = [tracker.sibling() for _ in scene.boxes(0)]
+    for each, box in zip(trackers, scene.boxes(0), strict=True):
+        each.init(scene.images[0], box)
+    return trackers
+
+
+def update(trackers: list[Tracker], image: Callable[[int], object], step: int) -> None:
+    """One image through all targets; a lost target would make the figures meaningless."""
+    results = update_together(trackers, image(step))  # type: ignore[arg-type]
+    if any(result.state not in (TrackState.TRACKING, TrackState.UNCERTAIN) for result in results):
+        raise RuntimeError(f"a target was lost in step {step}")
+
+
+def measure(title: str, cases: dict[str, Step], count: int, base: str = "") -> None:
+    """Run the cases in turns and print a table, with each median against that of ``base``."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    warm_up = max(3, count // 10)
+    for step in range(count + warm_up):
+        for name, case in cases.items():
+            begin = time.perf_counter()
+            case(step)
+            if step >= warm_up:
+                times[name].append((time.perf_counter() - begin) * 1e3)
+    print(f"\n### {title}\n\n| case | median ms | p95 | p99 | best | against the first |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    reference = float(np.median(times[base or next(iter(cases))]))
+    for name, values in times.items():
+        median, p95, p99 = np.percentile(values, (50, 95, 99))
+        print(
+            f"| {name} | {median:.2f} | {p95:.2f} | {p99:.2f} | {min(values):.2f} "
+            f"| {median / reference:.2f} |"
+        )
+
+
+@contextlib.contextmanager
+def busy_core(core: int | None) -> Iterator[None]:
+    """Keep one other core at full load."""
+    process = multiprocessing.Process(target=_spin, args=(core,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _spin(core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    while True:
+        pass
+
+
+def peers(arguments: argparse.Namespace) -> dict[str, Step]:
+    """OpenCV's trackers at 1280x720."""
+    from mlkd_ros.evaluation.trackers import create_tracker
+
+    specifications = ["csrt"] * arguments.csrt
+    if arguments.nano:
+        specifications += [f"opencv-nano={arguments.nano}", f"nanotrack={arguments.nano}"]
+    names = {"csrt": "CSRT", "opencv-nano": "TrackerNano", "nanotrack": "NanoTrack, plain loop"}
+    scene, cases = Scene((1280, 720)), {}
+    for specification in specifications:
+        tracker = create_tracker(specification)
+        tracker.init(scene.images[0], scene.boxes(0)[0])
+        label = f"OpenCV {cv2.__version__} " if "nanotrack" not in specification else ""
+        label += names[specification.partition("=")[0]]
+        cases[label] = partial(_peer_step, tracker, scene)
+    return cases
+
+
+def _peer_step(tracker: object, scene: Scene, step: int) -> None:
+    tracker.update(scene.image(step))  # type: ignore[attr-defined]
+
+
+def table_sizes(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """Whole ``update`` by image size, and the peers."""
+    cases: dict[str, Step] = {}
+    for size in sorted(SIZES, key=lambda size: size != (1280, 720)):
+        scene = Scene(size)
+        cases[f"{size[0]}x{size[1]}"] = partial(update, started(tracker, scene), scene.image)
+    measure("Whole update, bgr8, one target", cases | peers(arguments), arguments.count)
+
+
+def table_busy(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """The same with another core kept busy."""
+    scene = Scene((1280, 720))
+    case = {"1280x720": partial(update, started(tracker, scene), scene.image)}
+    cores = sorted(os.sched_getaffinity(0))
+    with busy_core(cores[0] if len(cores) > 1 else None):
+        measure("Whole update, one other core busy", case, 2 * arguments.count)
+
+
+def table_encodings(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """Decoding from the camera's bytes and ``update``, by encoding."""
+    scene, cases = Scene((1280, 720)), {}
+    for name in ENCODINGS:
+        encoded = [encode(image, name) for image in scene.images]
+        frames = partial(_decoded, encoded, name, scene)
+        trackers = [tracker.sibling()]
+        trackers[0].init(frames(0), scene.boxes(0)[0])
+        cases[name] = partial(update, trackers, frames)
+    measure("From bytes to box at 1280x720, by encoding", cases, arguments.count)
+
+
+def _decoded(encoded: list[np.ndarray], name: str, scene: Scene, step: int) -> Frame:
+    rows = encoded[scene.index(step)]
+    return frame_over(rows.data.cast("B"), 1280, 720, rows.shape[1], name)
+
+
+def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """The parts of one image's way; with ROS installed also its messages."""
+    engine, scene = tracker._engine, Scene((1280, 720))
+    if not isinstance(engine, MapEngine):
+        print(f"\nStages: {engine.name} runs crop to arg-max as one step, see the other tables")
+        return
+    settings, box = tracker.settings, scene.boxes(0)[0]
+    encoded = [encode(image, "bgr8") for image in scene.images]
+    frames = [_decoded(encoded, "bgr8", scene, step) for step in range(4)]
+    side = context_side(box[2], box[3], settings.context_amount)
+    cx, cy = box[0] + box[2] / 2, box[1] + box[3] / 2
+    exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
+    template = engine.template(crop(frames[0], exemplar)[None])
+    window = CropWindow.around(
+        cx, cy, side * engine.shape.search_size / exemplar.size, engine.shape.search_size
+    )
+    region = Region(window, template, box[2], box[3], settings.window_influence)
+    patches = engine._crops(frames[0], [region]).copy()
+    maps = [part.copy() for part in engine.search(template, patches)]
+    prior = np.array([region.prior()], np.float32)
+    result = update_together(started(tracker, scene), scene.images[1])[0]
+    cases: dict[str, Step] = {
+        "whole update": partial(update, started(tracker, scene), scene.image),
+        "decode (a view of the message)": partial(_decoded, encoded, "bgr8", scene),
+        "crop and resize": lambda step: engine._crops(frames[step % 4], [region]),
+        "network": lambda step: engine.search(template, patches),
+        "decode boxes": lambda step: engine._ranking.best(*maps, prior),
+        **_publishing(result),
+    }
+    measure(f"Stages, {engine.name}", cases, arguments.count)
+
+
+def _publishing(result: object) -> dict[str, Step]:
+    """Making and publishing detections and status of one target."""
+    try:
+        import rclpy
+    except ImportError:
+        return {}
+    from std_msgs.msg import Header
+    from vision_msgs.msg import Detection2DArray
+
+    from mlkd_ros.msg import TrackStatus
+    from mlkd_ros.node import messages
+    from mlkd_ros.node.targets import TargetReport
+
+    rclpy.init()
+    node = rclpy.create_node("latency_benchmark")
+    detections = node.create_publisher(Detection2DArray, "latency_benchmark/detections", 10)
+    status = node.create_publisher(TrackStatus, "latency_benchmark/status", 10)
+    report = TargetReport("1", result, 0.003)  # type: ignore[arg-type]
+    counts = messages.Counts(received=1, processed=1, dropped=0)
+
+    def publish(step: int) -> None:
+        header = Header(stamp=messages.time_message(step), frame_id="camera")
+        detections.publish(messages.detections(header, [report], "target"))
+        status.publish(messages.status(header, report, (1280, 720), counts, 0.01))
+
+    return {"publish": publish}
+
+
+def table_targets(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """Several targets in one image."""
+    cases = {}
+    for count in TARGETS:
+        scene = Scene((1920, 1080), count)
+        cases[f"{count} targets"] = partial(update, started(tracker, scene), scene.image)
+    measure("Whole update at 1920x1080, by targets", cases, max(5, arguments.count // 4))
+
+
+def table_engines(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """Every engine that is installed, with 1 and 2 threads."""
+    scene = Scene((1280, 720))
+    cases: dict[str, Step] = {}
+    choices = [("cpu", name) for name in ("onnxruntime", "openvino", "torch")]
+    choices += [("cuda", name) for name in ("torch", "tensorrt")]
+    for device, name in choices:
+        for threads in (1, 2) if device == "cpu" and name != "torch" else (1,):
+            try:
+                other = load_tracker(arguments.checkpoint, device, name, threads)
+            except EngineError as error:
+                print(f"\n(no {name} on {device}: {error})")
+                break
+            trackers = started(other, scene)
+            cases[other.engine_name] = partial(update, trackers, scene.image)
+    measure("Whole update at 1280x720, by engine", cases, arguments.count)
+
+
+def table_lost(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """An image while the target is lost: the search on the whole image, within its budget."""
+    scene = Scene((1280, 720))
+    empty = np.full_like(scene.images[0], 20)
+    cases: dict[str, Step] = {}
+    for budget in (None, 0.02, 0.005):
+        other = load_tracker(arguments.checkpoint, arguments.device, arguments.engine)
+        if budget is not None:
+            other.search_budget = budget
+        other.init(scene.images[0], scene.boxes(0)[0])
+        while other.update(empty).state != TrackState.LOST:
+            pass
+        name = "no budget" if budget is None else f"budget {budget * 1e3:.0f} ms"
+        cases[f"lost, {name}"] = partial(_lost_step, other, empty)
+    measure("Whole update while lost, 1280x720", cases, arguments.count)
+
+
+def _lost_step(tracker: Tracker, image: np.ndarray, step: int) -> None:
+    # One instant again and again: it never gets late enough to give up.
+    tracker._presence._lost_for = 0.0
+    if tracker.update(image).state != TrackState.LOST:
+        raise RuntimeError("found a target where there is none")
+
+
+def table_enhancer(tracker: Tracker, arguments: argparse.Namespace) -> None:
+    """The paper's comparison: the student against an enhancer and the same student."""
+    if not arguments.enhancer:
+        print("\n(no --enhancer given: its cost is not measured)")
+        return
+    import torch
+
+    from mlkd_ros.distillation.enhancer import enhance_image, load_enhancer
+
+    torch.set_num_threads(1)
+    enhancer = load_enhancer(arguments.enhancer)
+    scene = Scene((1280, 720))
+    trackers = [started(tracker, scene) for _ in range(3)]
+    whole = partial(update, trackers[0], scene.image)
+    size = tracker._shape.search_size
+
+    def crop_first(step: int) -> None:
+        enhance_image(enhancer, np.ascontiguousarray(scene.image(step)[:size, :size]))
+        update(trackers[1], scene.image, step)
+
+    def image_first(step: int) -> None:
+        enhance_image(enhancer, scene.image(step))
+        update(trackers[2], scene.image, step)
+
+    cases: dict[str, Step] = {
+        "student": whole,
+        f"enhancer at {size}x{size}, then student": crop_first,
+        "enhancer at 1280x720, then student": image_first,
+    }
+    measure("Cost of an enhancer", cases, max(3, arguments.count // 40))
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", help="student (default: the shipped one)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--count", type=int, default=400, help="images of each case")
+    parser.add_argument("--quick", action="store_true", help="40 images of each case")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE")
+    parser.add_argument("--csrt", action="store_true", help="with OpenCV's CSRT (contrib)")
+    parser.add_argument("--nano", help="BACKBONE.onnx,HEAD.onnx of NanoTrack v2")
+    parser.add_argument("--enhancer", help="as for `mlkd evaluate`: gamma, or a file")
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.count = 40
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the tables asked for."""
+    arguments = parse(argv)
+    cv2.setNumThreads(arguments.threads)
+    tracker = load_tracker(
+        arguments.checkpoint, arguments.device, arguments.engine, arguments.threads
+    )
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}; {tracker.engine_name}")
+    for name in arguments.only:
+        globals()[f"table_{name}"](tracker, arguments)
+
+
+if __name__ == "__main__":
+    main()
