@@ -26,7 +26,7 @@ $mlkd evaluate --dataset pairs --root "$validation" --results "$results" --per-s
     --tracker "opencv-nano=$v2" --tracker "nanotrack=$v3"
 
 # Time, and enhancers: the same frames, interleaved.
-$python "$here/peers.py" --frames 60 --results "$results/peers" --nano-v2 "$v2" --nano-v3 "$v3" \
+$python "$here/peers.py" --frames 30 --results "$results/peers" --nano-v2 "$v2" --nano-v3 "$v3" \
     --sequence crossing_1 --sequence low_light_1 --sequence distractors_1 --sequence scale_change_1 \
     --enhancer gamma
 

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the real node does under load: images over DDS at 30, 60 and 120 Hz.
+
+    python benchmarks/node_load.py                     # 20 s at each rate
+    python benchmarks/node_load.py --seconds 3 --rates 30
+
+This process is the camera, the node runs in a process of its own with the package's DDS profile.
+Transport is measured by a subscriber that does nothing, in the node's place. The last table counts
+what the node's own code allocates for an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import rclpy
+from latency import Scene
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mlkd_ros.msg import TrackStatus
+from mlkd_ros.node import messages
+from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.node.targets import Designation, TargetSet
+from mlkd_ros.share import share_directory, use_fastdds_profile
+from mlkd_ros.simulation.encode import image_message
+from mlkd_ros.srv import InitTarget
+from mlkd_ros.tracking import load_tracker
+
+QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Camera:
+    """Publishes the images of a scene at a rate, and keeps what the node says about them."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.scene = Scene(size)
+        self.node = rclpy.create_node("camera", namespace="mlkd")
+        self._publisher = self.node.create_publisher(Image, "image", QOS)
+        self._images = [image_message(image, Header(frame_id="c")) for image in self.scene.images]
+        self.statuses: list[TrackStatus] = []
+        self.node.create_subscription(TrackStatus, "status", self.statuses.append, 100)
+        self.client = self.node.create_client(InitTarget, "init_target")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        threading.Thread(target=self._spin, daemon=True).start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
+        """Publish slowly until something is there."""
+        end = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"no {what} within {timeout:.0f} s")
+            self.publish(0)
+            time.sleep(0.1)
+
+    def publish(self, step: int) -> None:
+        """One image, stamped now."""
+        message = self._images[self.scene.index(step)]
+        message.header.stamp = messages.time_message(time.time_ns())
+        self._publisher.publish(message)
+
+    def stream(self, rate: float, seconds: float) -> int:
+        """Publish at a steady rate; how many were sent."""
+        begin, count = time.monotonic(), int(rate * seconds)
+        for step in range(count):
+            time.sleep(max(0.0, begin + step / rate - time.monotonic()))
+            self.publish(step)
+        return count
+
+    def designate(self) -> None:
+        """Start the node on the scene's target."""
+        x, y, w, h = map(float, self.scene.boxes(0)[0])
+        future = self.client.call_async(InitTarget.Request(x=x, y=y, width=w, height=h))
+        self.wait(future.done, "answer of init_target")
+        if future.result().code != InitTarget.Response.SUCCESS:
+            raise RuntimeError(future.result().message)
+
+    @property
+    def subscribers(self) -> int:
+        """Who looks at the images."""
+        return self._publisher.get_subscription_count()
+
+
+def start_tracker(arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """The node, from where it is installed."""
+    executable = share_directory().parents[1] / "lib" / "mlkd_ros" / "tracker"
+    command = [str(executable), "--ros-args"]
+    for name in ("checkpoint", "engine", "device"):
+        if value := getattr(arguments, name):
+            command += ["-p", f"{name}:={value}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_megabytes(pid: int) -> float:
+    """Memory of a process, without what it shares with others through DDS."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        values = dict(line.split(":", 1) for line in file)
+    return int(values["RssAnon"].split()[0]) / 1024
+
+
+def load_row(camera: Camera, rate: float, arguments: argparse.Namespace) -> str:
+    """One rate: a fresh node, a target, the stream; a line of the table."""
+    process = start_tracker(arguments)
+    try:
+        camera.statuses.clear()
+        camera.wait(lambda: bool(camera.statuses), "status of the node")
+        camera.designate()
+        camera.stream(rate, 1.0)
+        time.sleep(0.3)
+        before = camera.statuses[-1]
+        camera.statuses.clear()
+        busy, begin = processor_seconds(process.pid), time.monotonic()
+        sent = camera.stream(rate, arguments.seconds)
+        seconds = time.monotonic() - begin
+        busy = processor_seconds(process.pid) - busy
+        time.sleep(0.5)
+        memory = resident_megabytes(process.pid)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    statuses = list(camera.statuses)
+    last = statuses[-1]
+    latency = np.array([status.latency for status in statuses]) * 1e3
+    update = np.array([status.processing_time for status in statuses]) * 1e3
+    transport = transport_latency(camera, rate, arguments)
+    overhead = float(np.median(latency - update)) - transport
+    states = {status.state for status in statuses}
+    if not states <= {TrackStatus.TRACKING, TrackStatus.UNCERTAIN}:
+        print(f"(the target was lost at {rate:g} Hz: figures are of the search)")
+    return (
+        f"| {rate:g} Hz | {sent} | {last.frames_received - before.frames_received} "
+        f"| {last.frames_processed - before.frames_processed} "
+        f"| {last.frames_dropped - before.frames_dropped} | {100 * busy / seconds:.0f}% "
+        f"| {memory:.0f} | {np.median(latency):.1f} / {np.percentile(latency, 99):.1f} "
+        f"| {transport:.1f} | {np.median(update):.1f} | {overhead:.1f} |"
+    )
+
+
+def transport_latency(camera: Camera, rate: float, arguments: argparse.Namespace) -> float:
+    """Median milliseconds from a stamp to the callback of a subscriber that does nothing else."""
+    camera.wait(lambda: camera.subscribers == 0, "end of the node")
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_listen, args=(theirs,))
+    process.start()
+    camera.wait(lambda: camera.subscribers > 0, "transport probe")
+    camera.stream(rate, min(arguments.seconds, 10.0))
+    ours.send("enough")
+    values = ours.recv()
+    process.join()
+    return float(np.median(values))
+
+
+def _listen(connection: Connection) -> None:
+    rclpy.init()
+    node = rclpy.create_node("probe", namespace="mlkd")
+    values: list[float] = []
+
+    def on_image(message: Image) -> None:
+        values.append((time.time_ns() - messages.nanoseconds(message.header.stamp)) * 1e-6)
+
+    node.create_subscription(Image, "image", on_image, QOS)
+    while not connection.poll():
+        rclpy.spin_once(node, timeout_sec=0.05)
+    connection.send(values)
+    rclpy.shutdown()
+
+
+def table_allocations(size: tuple[int, int], arguments: argparse.Namespace) -> None:
+    """Memory that the node's code asks for while one image goes through it."""
+    tracker = load_tracker(arguments.checkpoint, arguments.device or "auto")
+    scene = Scene(size)
+    targets, history, decoder = TargetSet(tracker, 1), FrameHistory(1.0, 1 << 26), Decoder()
+    images = [image_message(image, Header(frame_id="c")) for image in scene.images]
+    peaks = []
+    tracemalloc.start()
+    for number in range(1, 121):
+        message: Any = images[scene.index(number - 1)]
+        tracemalloc.reset_peak()
+        held_before = tracemalloc.get_traced_memory()[0]
+        stamp = number * 33_000_000
+        frame = decoder.decode(message)
+        held = HeldFrame(frame, stamp, number, len(message.data), message.header)
+        history.add(held)
+        if number == 1:
+            targets.designate(Designation(scene.boxes(0)[0]), history, 0.1)
+        reports = targets.step(held)
+        messages.detections(message.header, reports, "target")
+        peaks.append(tracemalloc.get_traced_memory()[1] - held_before)
+    tracemalloc.stop()
+    steady, whole = peaks[20:], size[0] * size[1] * 3
+    print(
+        f"\nLargest allocation at once for one {size[0]}x{size[1]} image (100 images in steady "
+        f"state): median {np.median(steady) / 1e3:.0f} kB, most {max(steady) / 1e3:.0f} kB; the "
+        f"image has {whole / 1e3:.0f} kB"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the rates asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rates", nargs="+", type=float, default=[30.0, 60.0, 120.0])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--size", nargs=2, type=int, default=(1280, 720), metavar=("W", "H"))
+    parser.add_argument("--checkpoint", default="")
+    parser.add_argument("--engine", default="")
+    parser.add_argument("--device", default="")
+    arguments = parser.parse_args(argv)
+    size = tuple(arguments.size)
+    arguments.checkpoint = arguments.checkpoint and os.path.abspath(arguments.checkpoint)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    use_fastdds_profile()
+    rclpy.init()
+    camera = Camera(size)
+    print(
+        f"\n### {size[0]}x{size[1]} bgr8 over DDS, {os.cpu_count()} cores\n\n"
+        "| rate | sent | received | processed | dropped | CPU of the node | memory MB "
+        "| stamp to publish ms, median / p99 | transport | update | overhead of the node |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+    for rate in arguments.rates:
+        print(load_row(camera, rate, arguments), flush=True)
+    rclpy.shutdown()
+    arguments.checkpoint = arguments.checkpoint or None
+    table_allocations(size, arguments)
+
+
+if __name__ == "__main__":
+    main()
