@@ -16,11 +16,11 @@ class PresenceSettings:
     calibrated, times seconds.
     """
 
-    tracking_above: float = 0.5
-    uncertain_below: float = 0.35
-    lost_below: float = 0.15
+    tracking_above: float = 0.35
+    uncertain_below: float = 0.2
+    lost_below: float = 0.05
     lost_after: float = 1.0
-    reacquire_above: float = 0.6
+    reacquire_above: float = 0.45
     reacquire_frames: int = 2
     give_up_after: float = 30.0
     #: Most search windows looked at in one frame while lost; ``Tracker.search_budget`` may leave
@@ -45,7 +45,7 @@ class MemorySettings:
 
     share: float = 0.3
     renewal: float = 0.5
-    above: float = 0.8
+    above: float = 0.75
     interval: float = 0.5
 
     def __post_init__(self) -> None:
