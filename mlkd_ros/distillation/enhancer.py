@@ -244,7 +244,7 @@ def _load_published(path: Path) -> Enhancer:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch state dict ({error})") from error
+        raise CheckpointError(f"{path}: not a PyTorch state dict that is safe to load") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a state dict but {type(content).__name__}")
     network, names = _published_names(content)

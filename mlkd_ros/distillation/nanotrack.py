@@ -8,6 +8,7 @@ value is changed.
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tracking.checkpoint import CheckpointError
 from ..tracking.network import MobileStudent
 
 _BLOCK_PARTS_EXPANDED = {
@@ -102,13 +104,23 @@ def rename_nanotrack_v3(
 
 
 def load_nanotrack_v3(path: str | Path) -> MobileStudent:
-    """A ``MobileStudent`` in eval mode with the weights of a published ``nanotrackv3.pth``."""
+    """A ``MobileStudent`` in eval mode with the weights of a published ``nanotrackv3.pth``.
+
+    CheckpointError or ValueError names a file that is something else.
+    """
     # The file also holds a NumPy scalar of its optimiser; nothing else may be unpickled from it.
     scalar = np.dtype(np.float64).type(0).__reduce__()[0]
     types = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
     harmless: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, *types]
-    with torch.serialization.safe_globals(harmless):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with torch.serialization.safe_globals(harmless):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path}: not a PyTorch state dict that is safe to load") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a state dict but {type(content).__name__}")
     student = MobileStudent()
     student.load_state_dict(rename_nanotrack_v3(content.get("state_dict", content), str(path)))
     return student.eval()

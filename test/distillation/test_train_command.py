@@ -137,9 +137,11 @@ def test_checkpoints_of_another_architecture_are_named(material, cache, tmp_path
     assert train_student(material, tmp_path, *more) == 2
     assert "cannot teach" in capsys.readouterr().err
     (tmp_path / "picture.pth").write_bytes(np.zeros(100, np.uint8).tobytes())
-    more = ("--cache", cache, "--start", tmp_path / "picture.pth")
-    assert train_student(material, tmp_path, *more) == 2
-    assert "picture.pth" in capsys.readouterr().err
+    torch.save({"state_dict": {"backbone.x": torch.zeros(1)}}, tmp_path / "other.pth")
+    for name in ("picture.pth", "other.pth", "missing.pth"):
+        more = ("--cache", cache, "--start", tmp_path / name)
+        assert train_student(material, tmp_path, *more) == 2
+        assert name in capsys.readouterr().err
 
 
 def test_a_correlation_loss_needs_a_teacher(material, cache, tmp_path, capsys):

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration of the confidence, and `mlkd select` from runs to a checkpoint with its card."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from training_support import write_flights
+
+from mlkd_ros.cli import main
+from mlkd_ros.data.sequences import Sequence, load_otb_folders
+from mlkd_ros.distillation.calibration import (
+    apply_platt,
+    cross_validated,
+    draw_reliability,
+    fit_platt,
+    reliability,
+    reliability_table,
+)
+from mlkd_ros.distillation.selection import Samples, _Probe, calibrate, find_candidates
+from mlkd_ros.distillation.student import write_student
+from mlkd_ros.tracking import CheckpointError, TrackResult, TrackState, load_tracker
+from mlkd_ros.tracking.checkpoint import load_checkpoint
+from mlkd_ros.tracking.network import build_student
+from mlkd_ros.tracking.presence import calibrated_confidence
+
+
+def overconfident(count=4000, slope=0.6, offset=-1.5, seed=0):
+    """Scores, and frames that are right as often as sigmoid(slope logit + offset) says."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(2, 3, count)
+    correct = rng.random(count) < 1 / (1 + np.exp(-(slope * z + offset)))
+    return 1 / (1 + np.exp(-z)), correct
+
+
+def test_the_calibration_that_made_the_data_is_found():
+    scores, correct = overconfident()
+    slope, offset = fit_platt(scores, correct)
+    assert slope == pytest.approx(0.6, abs=0.05) and offset == pytest.approx(-1.5, abs=0.1)
+    confidence = cross_validated(scores, correct, np.arange(len(scores)) % 5)
+    assert reliability(confidence, correct).expected_error < 0.03
+    assert reliability(scores, correct).expected_error > 0.2
+
+
+def test_calibration_is_applied_as_the_tracker_applies_it():
+    scores = np.array([0.0, 0.3, 0.9, 1.0])
+    ours = apply_platt(scores, 0.7, -0.4)
+    assert ours == pytest.approx([calibrated_confidence(s, 0.7, -0.4) for s in scores])
+
+
+@pytest.mark.parametrize("correct", [[True] * 5, [False] * 5, []])
+def test_calibration_needs_right_and_wrong_frames(correct):
+    with pytest.raises(ValueError, match="right and wrong"):
+        fit_platt(np.linspace(0.1, 0.9, len(correct)), np.array(correct, bool))
+
+
+def test_separable_and_upside_down_samples_stay_sensible():
+    scores = np.linspace(0.05, 0.95, 40)
+    slope, _ = fit_platt(scores, scores > 0.5)
+    assert np.isfinite(slope) and 1 < slope < 100
+    assert fit_platt(scores, scores < 0.5)[0] > 0  # never falling
+
+
+def test_reliability_by_hand():
+    confidence = np.array([0.05, 0.15, 0.15, 0.95, 1.0])
+    table = reliability(confidence, np.array([0, 0, 1, 1, 1], bool))
+    assert table.count.tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert table.accuracy[1] == 0.5 and np.isnan(table.accuracy[5])
+    expected = (1 * 0.05 + 2 * 0.35 + 2 * 0.025) / 5
+    assert table.expected_error == pytest.approx(expected)
+    assert "| 0.1 to 0.2 | 2 | 0.15 | 0.50 |" in reliability_table(table)
+
+
+def test_reliability_diagram(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw_reliability(reliability(*overconfident(500)), tmp_path / "r.png", "test")
+    assert cv2.imread(str(tmp_path / "r.png")) is not None
+
+
+def test_a_sequence_s_calibration_has_not_seen_it():
+    samples = Samples()
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        for score, correct in zip(*overconfident(400, seed=seed), strict=True):
+            samples.add(float(score), bool(correct), name)
+    result = calibrate(samples)
+    assert result.frames == 1200 and result.table.expected_error < result.raw_error
+    scores, correct, groups = samples.arrays()
+    others = groups != "b"
+    alone = apply_platt(scores[~others], *fit_platt(scores[others], correct[others]))
+    assert cross_validated(scores, correct, groups)[~others] == pytest.approx(alone)
+
+
+class Recorder:
+    """Stands in for a tracker: remembers where it was and what it saw there."""
+
+    template_size = 127
+
+    def __init__(self):
+        self.seen = []
+
+    def sibling(self):
+        return Recorder()
+
+    def init(self, image, box):
+        self.box = box
+
+    def update(self, image):
+        x, y, w, h = (round(v) for v in self.box)
+        self.seen.append(image[y : y + h, x : x + w].mean())
+        return TrackResult(self.box, 0.9, TrackState.TRACKING)
+
+
+def test_calibration_also_looks_where_the_target_is_not():
+    """The target is the only bright thing: no look elsewhere may see it."""
+    frames, boxes = [], []
+    for index in range(41):
+        image = np.zeros((240, 320, 3), np.uint8)
+        x = 100 + 3 * index
+        image[90:110, x : x + 20] = 255
+        frames.append(image)
+        boxes.append([x, 90, 20, 20])
+    boxes[30] = [np.nan] * 4
+    sequence = Sequence("moving", frames, np.array(boxes, float))
+    samples, tracker = Samples(), Recorder()
+    probe = _Probe(tracker, sequence, samples)
+    probe.init(frames[0], tuple(boxes[0]))
+    for image in frames[1:]:
+        probe.update(image)
+    elsewhere = probe._other.seen
+    assert len(tracker.seen) == 40 and len(elsewhere) == 10 and max(elsewhere) == 0
+    scores, correct, _ = samples.arrays()
+    assert len(scores) == 50 and 1 <= correct.sum() < 10  # it stood still: right at first only
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A room of two students and a run of one, with random weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, path in enumerate(("room/student_l2", "room/student_spatial", "one/student")):
+        (folder / path).parent.mkdir(exist_ok=True)
+        torch.manual_seed(seed)
+        provenance = {"start": "random weights", "name": path, "pairs": 8, "config": {"seed": seed}}
+        write_student(
+            build_student("mobile_s16"), "mobile_s16", folder / f"{path}.safetensors", provenance
+        )
+    return folder
+
+
+def test_select_writes_the_best_with_calibration_and_card(runs, tmp_path, capsys):
+    validation = tmp_path / "validation"
+    write_flights(validation, frames=9)
+    output = tmp_path / "best" / "student.safetensors"
+    words = ["select", runs / "room", runs / "one", "--validation", validation, "--dataset", "otb"]
+    words += ["--condition", "day", "--condition", "dark", "--device", "cpu", "--output", output]
+    assert main([str(word) for word in words]) == 0
+    assert "room/student_l2" in capsys.readouterr().out
+    checkpoint = load_checkpoint(output)
+    selection = checkpoint.provenance["selection"]
+    assert set(selection["success_auc"]) == {
+        "room/student_l2", "room/student_spatial", "one/student"
+    }  # fmt: skip
+    best = max(selection["success_auc"], key=selection["success_auc"].get)
+    assert selection["success_auc"][selection["chosen"]] == selection["success_auc"][best]
+    assert checkpoint.settings.calibration != (1.0, 0.0)
+    card = output.with_suffix(".md").read_text()
+    for words in ("SHA-256", "random weights", "| confidence | frames |", "crossing, scale_change"):
+        assert words in card
+    assert str(tmp_path) not in card
+    sequence = load_otb_folders(validation)[0]
+    tracker = load_tracker(output, device="cpu")
+    tracker.init(sequence.frames[0], sequence.boxes[0])
+    assert 0 <= tracker.update(sequence.frames[1]).confidence <= 1
+
+
+def test_runs_without_a_student_are_named(runs, tmp_path):
+    assert [p.stem for p in find_candidates([runs / "room"])] == ["student_l2", "student_spatial"]
+    with pytest.raises(CheckpointError, match=r"empty: no student.*not a finished run"):
+        (tmp_path / "empty").mkdir()
+        find_candidates([tmp_path / "empty"])
+    (tmp_path / "student.safetensors").write_text("no")
+    with pytest.raises(CheckpointError, match=r"student\.safetensors"):
+        find_candidates([tmp_path / "student.safetensors"])
