@@ -147,8 +147,8 @@ def peers(arguments: argparse.Namespace) -> dict[str, Step]:
     for specification in specifications:
         tracker = create_tracker(specification)
         tracker.init(scene.images[0], scene.boxes(0)[0])
-        label = f"OpenCV {cv2.__version__} " if "nanotrack" not in specification else ""
-        label += names[specification.partition("=")[0]]
+        kind = specification.partition("=")[0]
+        label = names[kind] if kind == "nanotrack" else f"OpenCV {cv2.__version__} {names[kind]}"
         cases[label] = partial(_peer_step, tracker, scene)
     return cases
 
