@@ -18,6 +18,8 @@ from torch import Tensor, nn
 def start_processes(device: torch.device) -> None:
     """Join the group that ``torchrun`` describes in the environment, if it started this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 

@@ -59,9 +59,9 @@ class GammaEnhancer(Enhancer):
         return rgb.clamp(min=0.0).pow(self.gamma)
 
 
-def _conv(inp: int, out: int, separable: bool) -> nn.Module:
+def _conv(inp: int, out: int, separable: bool, padding: str = "zeros") -> nn.Module:
     if not separable:
-        return nn.Conv2d(inp, out, 3, padding=1)
+        return nn.Conv2d(inp, out, 3, padding=1, padding_mode=padding)  # type: ignore[arg-type]
     return nn.Sequential(nn.Conv2d(inp, inp, 3, padding=1, groups=inp), nn.Conv2d(inp, out, 1))
 
 
@@ -71,35 +71,44 @@ class CurveNetwork(Enhancer):
     Seven convolutions of ``channels`` maps with symmetric skips estimate the curve maps ``a`` in
     -1..1, three a time (arXiv 2001.06826, section 3). ``curves`` maps in all; fewer than three an
     iteration are used over and over (arXiv 2103.00860). Curves vary slowly over the image, so they
-    are estimated on one that is ``downscale`` times smaller.
+    are estimated on one that is ``downscale`` times smaller. ``padding`` is that of the
+    convolutions: ``zeros`` as published, or ``replicate``, which leaves no dark frame.
     """
 
     def __init__(
         self, channels: int = 32, iterations: int = 8, downscale: int = 1,
-        separable: bool = False, shared: bool = False,
+        separable: bool = False, shared: bool = False, padding: str = "zeros",
     ) -> None:  # fmt: skip
         super().__init__()
         self.settings = {
             "channels": channels, "iterations": iterations, "downscale": downscale,
-            "separable": separable, "shared": shared,
+            "separable": separable, "shared": shared, "padding": padding,
         }  # fmt: skip
         self.iterations, self.downscale = iterations, downscale
         curves = 3 if shared else 3 * iterations
         inputs = (3, channels, channels, channels, 2 * channels, 2 * channels, 2 * channels)
         outputs = (*[channels] * 6, curves)
         self.layers = nn.ModuleList(
-            _conv(i, o, separable) for i, o in zip(inputs, outputs, strict=True)
+            _conv(i, o, separable, padding) for i, o in zip(inputs, outputs, strict=True)
         )
+
+    def estimate(self, rgb: Tensor) -> Tensor:
+        """Curve maps at the size at which they are estimated, ``(N, 3 iterations, h, w)``."""
+        small = F.avg_pool2d(rgb, self.downscale, ceil_mode=True) if self.downscale > 1 else rgb
+        return self._layers(small)
 
     def curves(self, rgb: Tensor) -> Tensor:
         """Curve maps ``(N, 3 iterations, H, W)`` (or 3, shared) of an RGB image 0..1."""
-        if self.downscale > 1:
-            small = F.avg_pool2d(rgb, self.downscale, ceil_mode=True)
-            maps = self._estimate(small)
-            return F.interpolate(maps, rgb.shape[2:], mode="bilinear", align_corners=False)
-        return self._estimate(rgb)
+        return self.enlarge(self.estimate(rgb), rgb)
 
-    def _estimate(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def enlarge(maps: Tensor, rgb: Tensor) -> Tensor:
+        """Estimated maps at the size of the image."""
+        if maps.shape[2:] == rgb.shape[2:]:
+            return maps
+        return F.interpolate(maps, rgb.shape[2:], mode="bilinear", align_corners=False)
+
+    def _layers(self, x: Tensor) -> Tensor:
         one, two, three, four, five, six, seven = self.layers
         x1 = F.relu(one(x))
         x2 = F.relu(two(x1))
@@ -177,19 +186,21 @@ def spatial_consistency_loss(enhanced: Tensor, image: Tensor) -> Tensor:
 
 
 def smoothness_loss(curves: Tensor) -> Tensor:
-    """Total variation of the curve maps: neighbouring pixels get similar curves (eq. 8)."""
+    """Total variation of the curve maps, as they were estimated: neighbours get similar curves
+    (eq. 8).
+    """
     return 2.0 * (curves.diff(dim=3).square().mean() + curves.diff(dim=2).square().mean())
 
 
 def zero_reference_losses(network: CurveNetwork, rgb: Tensor, level: float) -> dict[str, Tensor]:
     """The four losses of a batch of RGB images 0..1; no reference image is needed."""
-    curves = network.curves(rgb)
-    enhanced = network.apply_curves(rgb, curves)
+    maps = network.estimate(rgb)
+    enhanced = network.apply_curves(rgb, network.enlarge(maps, rgb))
     return {
         "exposure": exposure_loss(enhanced, level),
         "colour": colour_loss(enhanced),
         "spatial": spatial_consistency_loss(enhanced, rgb),
-        "smoothness": smoothness_loss(curves),
+        "smoothness": smoothness_loss(maps),
     }
 
 

@@ -74,7 +74,9 @@ class EnhancerTrainer:
         torch.manual_seed(config.seed)
         self.config, self.images, self.folder = config, images, folder
         self.device = torch.device(device)
-        network = CurveNetwork(config.channels, config.iterations, config.downscale)
+        network = CurveNetwork(
+            config.channels, config.iterations, config.downscale, padding="replicate"
+        )
         layer: Any
         for layer in network.layers:
             nn.init.normal_(layer.weight, 0.0, 0.02)  # curves near zero: near the identity

@@ -234,8 +234,8 @@ class Trainer:
             loss, figures = self.objective.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
+        average_gradients(students.parameters())  # scaled ones: an overflow is every process's
         self._scaler.unscale_(self.optimizer)
-        average_gradients(students.parameters())
         self._clip(figures)
         self._scaler.step(self.optimizer)
         self._scaler.update()
