@@ -170,13 +170,21 @@ def _write_card(
     return path
 
 
+def _correlation_loss(provenance: dict[str, Any]) -> str | None:
+    """The kind that this student learned with: its name in a room, the only one of a single one."""
+    kinds = provenance.get("config", {}).get("distillation", {}).get("crl", [])
+    if not provenance.get("teacher"):
+        return None
+    return provenance["name"] if provenance.get("name") in kinds else ", ".join(kinds)
+
+
 def _training_lines(provenance: dict[str, Any]) -> str:
     """What the checkpoint knows of its training, one line each."""
     config = provenance.get("config", {})
     shown = {
         "start": provenance.get("start"),
         "objective": provenance.get("kind"),
-        "correlation loss": provenance.get("name"),
+        "correlation loss": _correlation_loss(provenance),
         "teacher": ", ".join(provenance.get("teacher", [])) or None,
         "enhancer": provenance.get("enhancer"),
         "pairs seen": provenance.get("pairs"),
