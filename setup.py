@@ -17,7 +17,9 @@ sys.path.insert(0, str(ROOT))  # pip does not put this folder there
 from interfaces_build import BuildInterfaces, InterfacePackage  # noqa: E402
 
 MLKD_ROS = InterfacePackage(
-    "mlkd_ros", ROOT, depends=("std_msgs", "builtin_interfaces", "service_msgs")
+    "mlkd_ros",
+    ROOT,
+    depends=("std_msgs", "geometry_msgs", "builtin_interfaces", "service_msgs"),
 )
 VISION_MSGS = InterfacePackage(
     "vision_msgs",
