@@ -55,6 +55,15 @@ class Frame(abc.ABC):
             )
         return self._convert(x0, y0, x1, y1)
 
+    def reduced(self, scale: float) -> tuple[Frame, int]:
+        """The picture for a reader who shows `scale` pixels as one, where a smaller one costs less.
+
+        Returns a frame and a factor n >= 1, at most `scale`: its pixel (i, j) shows the n x n
+        pixels from (n * i, n * j) on; what the last ones lack at the right and lower border is made
+        up. Most cameras' pixels lie ready at full size: then it is the frame itself, and 1.
+        """
+        return self, 1
+
     @abc.abstractmethod
     def _convert(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         """`window` for limits that are known to be valid."""

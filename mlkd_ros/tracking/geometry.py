@@ -132,6 +132,9 @@ def crop(frame: Frame, window: CropWindow, out: np.ndarray | None = None) -> np.
     if inside is None:
         out.fill(128)
         return out
+    smaller, factor = frame.reduced(window.scale)
+    if factor > 1:
+        return _crop_reduced(smaller, factor, window, inside, out)
     x0, y0, x1, y1 = inside
     pixels = frame.window(x0, y0, x1, y1)
     if (x1 - x0, y1 - y0) != (window.side, window.side):
@@ -142,6 +145,37 @@ def crop(frame: Frame, window: CropWindow, out: np.ndarray | None = None) -> np.
             pixels, above, below, left, right, cv2.BORDER_CONSTANT, value=mean
         )
     return cv2.resize(pixels, (window.size, window.size), out, interpolation=cv2.INTER_LINEAR)
+
+
+def _crop_reduced(
+    smaller: Frame,
+    factor: int,
+    window: CropWindow,
+    inside: tuple[int, int, int, int],
+    out: np.ndarray,
+) -> np.ndarray:
+    """`crop` from a picture whose pixels are ``factor`` of the image's wide and high.
+
+    Its pixels do not begin where the window does, so the patch is sampled in between them.
+    """
+    left, top = inside[0] // factor, inside[1] // factor
+    right = min(math.ceil(inside[2] / factor), smaller.width)
+    bottom = min(math.ceil(inside[3] / factor), smaller.height)
+    pixels = smaller.window(left, top, right, bottom)
+    step = window.scale / factor
+    # OpenCV's whole numbers are pixel centres, ours are pixel corners.
+    x = (window.x + 0.5 * window.scale) / factor - 0.5 - left
+    y = (window.y + 0.5 * window.scale) / factor - 0.5 - top
+    whole = inside == (window.x, window.y, window.x + window.side, window.y + window.side)
+    return cv2.warpAffine(
+        pixels,
+        np.array([[step, 0.0, x], [0.0, step, y]]),
+        (window.size, window.size),
+        out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE if whole else cv2.BORDER_CONSTANT,
+        borderValue=cv2.mean(pixels)[:3],
+    )
 
 
 class PointCoder:
