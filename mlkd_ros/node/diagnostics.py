@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import threading
 import time
@@ -17,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from mlkd_ros.tracking import TrackState
 
-__all__ = ["Latency", "Monitor", "Snapshot", "diagnostic_statuses"]
+__all__ = ["Latency", "Monitor", "Phase", "Snapshot", "diagnostic_statuses"]
 
 #: Latencies looked back on: ten seconds at 30 Hz.
 _LATENCIES = 300
@@ -25,6 +26,16 @@ _LATENCIES = 300
 _RATE_WINDOW = 3.0
 #: A latency beyond this is no latency: camera and node do not share a clock.
 CLOCKS_DIFFER = 60.0
+
+
+class Phase(enum.Enum):
+    """Where in its lifecycle the node is."""
+
+    UNCONFIGURED = "unconfigured"
+    CONFIGURING = "configuring"
+    INACTIVE = "inactive"
+    ACTIVE = "active"
+    FINALIZED = "finalized"
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Snapshot:
     the latest of them in words, empty when the latest image was good.
     """
 
+    phase: Phase
     topic: str
     silent: bool
     silence: float
@@ -65,7 +77,6 @@ class Snapshot:
     problem: str
     unusable: Counter[str]
     qos_problem: str
-    loading: bool
     engine: str
     processed: int
     dropped: Counter[str]
@@ -114,8 +125,14 @@ class Monitor:
             self._latencies.append(latency)
             self._departures.append(time.monotonic())
 
+    def resume(self) -> None:
+        """Images are expected from now on."""
+        self._last_arrival = time.monotonic()
+        self._silent_after = None
+        self.problem = ""
+
     def silence(self) -> float:
-        """Seconds since the last image, or since the start."""
+        """Seconds since the last image, or since images are expected."""
         return time.monotonic() - self._last_arrival
 
     def silence_changed(self, timeout: float) -> bool | None:
@@ -154,6 +171,8 @@ def diagnostic_statuses(name: str, snapshot: Snapshot) -> list[DiagnosticStatus]
 
 def _judge_images(snapshot: Snapshot) -> tuple[bytes, str]:
     topic = snapshot.topic
+    if snapshot.phase is not Phase.ACTIVE:
+        return DiagnosticStatus.STALE, f"{snapshot.phase.value}: not subscribed to {topic}"
     if snapshot.qos_problem and (snapshot.silent or snapshot.received == 0):
         return DiagnosticStatus.ERROR, snapshot.qos_problem
     if snapshot.silent:
@@ -173,8 +192,10 @@ def _judge_images(snapshot: Snapshot) -> tuple[bytes, str]:
 
 
 def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
-    if snapshot.loading:
-        return DiagnosticStatus.WARN, "loading the tracker"
+    if snapshot.phase is Phase.CONFIGURING:
+        return DiagnosticStatus.OK, "configuring: loading the student"
+    if snapshot.phase is not Phase.ACTIVE:
+        return DiagnosticStatus.STALE, f"{snapshot.phase.value}: not tracking"
     if abs(snapshot.latency.median) > CLOCKS_DIFFER:
         return (
             DiagnosticStatus.WARN,
@@ -205,6 +226,7 @@ def _image_values(snapshot: Snapshot) -> dict[str, str]:
 def _track_values(snapshot: Snapshot) -> dict[str, str]:
     latency = snapshot.latency
     return {
+        "lifecycle": snapshot.phase.value,
         "engine": snapshot.engine,
         "processed": str(snapshot.processed),
         "output rate (Hz)": f"{snapshot.output_rate:.1f}",

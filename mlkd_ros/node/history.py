@@ -71,6 +71,12 @@ class FrameHistory:
                 self._nbytes -= self._frames.popleft().nbytes
             return set_back
 
+    def clear(self) -> None:
+        """Hold no image any more."""
+        with self._lock:
+            self._frames.clear()
+            self._nbytes = 0
+
     def newest(self) -> HeldFrame | None:
         """The image received last."""
         with self._lock:

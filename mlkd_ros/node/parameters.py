@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import (
@@ -20,7 +22,18 @@ if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
 
-__all__ = ["ParameterError", "Parameters", "Settings", "declaration", "default_settings"]
+__all__ = ["Change", "ParameterError", "Parameters", "Settings", "declaration", "default_settings"]
+
+#: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
+_ONLY_UNCONFIGURED = "set at the start or while the node is unconfigured"
+
+
+class Change(enum.Enum):
+    """When a parameter may be set."""
+
+    ANY_TIME = enum.auto()
+    UNCONFIGURED = enum.auto()
+    AT_START = enum.auto()
 
 
 class ParameterError(ValueError):
@@ -34,18 +47,15 @@ def declaration(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
-    changeable: bool = False,
+    change: Change = Change.UNCONFIGURED,
 ) -> Any:
-    """A field of `Settings`: default, description, inclusive range or choices.
-
-    Only a `changeable` parameter may be set while the node runs.
-    """
+    """A field of `Settings`: default, description, inclusive range or choices, when to set it."""
     metadata = {
         "description": description,
         "low": low,
         "high": high,
         "choices": choices,
-        "read_only": not changeable,
+        "change": change,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -54,6 +64,12 @@ def declaration(
 class Settings:
     """The value of every parameter at one moment."""
 
+    autostart: bool = declaration(
+        True,
+        "Whether the node configures and activates itself at its start, and ends with exit code 1 "
+        "if it cannot. false: it waits for `ros2 lifecycle set` or a lifecycle manager.",
+        change=Change.AT_START,
+    )
     image_topic: str = declaration(
         "image",
         "Topic of the images to track in, relative to the namespace unless it begins with /.",
@@ -64,6 +80,8 @@ class Settings:
         "fewer images of a camera that offers it and whose DDS settings are not tuned for images. "
         "qos_overrides.<topic>.subscription.* goes further.",
         choices=("best_effort", "reliable"),
+        # The overrides that are declared with the subscription cannot be declared anew.
+        change=Change.AT_START,
     )
     checkpoint: str = declaration(
         "", "File of the student to fly (.safetensors). Empty: the one that comes with the package."
@@ -115,23 +133,27 @@ class Settings:
         "Images are skipped evenly to keep to it.",
         low=0.05,
         high=5.0,
-        changeable=True,
+        change=Change.ANY_TIME,
     )
     class_id: str = declaration(
-        "target", "hypothesis.class_id of published detections.", changeable=True
+        "target", "hypothesis.class_id of published detections.", change=Change.ANY_TIME
     )
     silence_timeout: float = declaration(
         2.0,
         "Seconds without an image after which diagnostics and log report silence.",
         low=0.1,
         high=3600.0,
-        changeable=True,
+        change=Change.ANY_TIME,
     )
     overlay_width: int = declaration(
-        640, "Greatest width of overlay images in pixels.", low=64, high=7680, changeable=True
+        640,
+        "Greatest width of overlay images in pixels.",
+        low=64,
+        high=7680,
+        change=Change.ANY_TIME,
     )
     overlay_rate: float = declaration(
-        10.0, "Greatest rate of overlay images in Hz.", low=0.1, high=240.0, changeable=True
+        10.0, "Greatest rate of overlay images in Hz.", low=0.1, high=240.0, change=Change.ANY_TIME
     )
 
 
@@ -160,13 +182,17 @@ def default_settings() -> Settings:
 class Parameters:
     """Declares the parameters on a node and keeps `settings` up to date.
 
+    configured: whether the node is past its configure transition.
+
     A change is first validated as a whole and applied only if all of it is good: `settings` is
     replaced, never altered, so that any thread may read it.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, configured: Callable[[], bool]) -> None:
+        self._configured = configured
+        self._fields = {field.name: field for field in dataclasses.fields(Settings)}
         values = {}
-        for field in dataclasses.fields(Settings):
+        for field in self._fields.values():
             parameter = node.declare_parameter(field.name, field.default, _descriptor(field))
             values[field.name] = parameter.value
         self.settings = Settings(**values)
@@ -177,12 +203,24 @@ class Parameters:
             node.add_post_set_parameters_callback(self._apply)
 
     def _changed(self, parameters: list[Parameter[Any]]) -> Settings:
-        known = {field.name for field in dataclasses.fields(Settings)}
-        changes = {item.name: item.value for item in parameters if item.name in known}
+        changes = {item.name: item.value for item in parameters if item.name in self._fields}
         return dataclasses.replace(self.settings, **changes)
+
+    def _check_moment(self, parameters: list[Parameter[Any]]) -> None:
+        """Raises ParameterError for another value of what only an unconfigured node can change."""
+        for item in parameters:
+            field = self._fields.get(item.name)
+            if field is None or field.metadata["change"] is not Change.UNCONFIGURED:
+                continue
+            if self._configured() and item.value != getattr(self.settings, item.name):
+                raise ParameterError(
+                    f"parameter '{item.name}' can be {_ONLY_UNCONFIGURED}: deactivate it and clean "
+                    "it up first (ros2 lifecycle set)"
+                )
 
     def _validate(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         try:
+            self._check_moment(parameters)
             _check(self._changed(parameters))
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -197,11 +235,15 @@ class Parameters:
 
 def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
     meta = field.metadata
+    constraints = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
+    if meta["change"] is Change.UNCONFIGURED:
+        constraints.append(_ONLY_UNCONFIGURED)
     descriptor = ParameterDescriptor(
-        name=field.name, description=meta["description"], read_only=meta["read_only"]
+        name=field.name,
+        description=meta["description"],
+        read_only=meta["change"] is Change.AT_START,
+        additional_constraints="; ".join(constraints),
     )
-    if meta["choices"]:
-        descriptor.additional_constraints = "one of " + ", ".join(meta["choices"])
     if meta["low"] is not None:
         if isinstance(field.default, int):
             descriptor.integer_range = [

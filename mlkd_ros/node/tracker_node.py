@@ -11,18 +11,23 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any, cast
 
 import cv2
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.lifecycle import (
+    LifecycleNode,
+    LifecyclePublisher,
+    LifecycleState,
+    TransitionCallbackReturn,
+)
 from rclpy.qos import (
     QoSCompatibility,
     QoSProfile,
@@ -30,6 +35,7 @@ from rclpy.qos import (
     qos_check_compatible,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -38,7 +44,7 @@ from vision_msgs.msg import Detection2DArray
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Monitor, Snapshot, diagnostic_statuses
+from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Monitor, Phase, Snapshot, diagnostic_statuses
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.overlay import draw_overlay, image_message
 from mlkd_ros.node.parameters import ParameterError, Parameters
@@ -50,58 +56,162 @@ from mlkd_ros.node.targets import (
     TargetReport,
     TargetSet,
 )
-from mlkd_ros.node.worker import Command, TrackingWorker
+from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, load_tracker
 from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
 
 __all__ = ["TrackerNode", "main"]
 
+Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
+
 #: Seconds between two log lines about the same thing.
 _LOG_EVERY = 5.0
 
 
-class TrackerNode(Node):
+def _told(transition: Transition) -> Transition:
+    """rclpy makes an error of an exception in a transition, and keeps to itself which it was."""
+
+    @wraps(transition)
+    def told(node: TrackerNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            text = f"{transition.__name__}: {type(error).__name__}: {error}"
+            node.get_logger().error(text)
+            raise
+
+    return told
+
+
+class TrackerNode(LifecycleNode):
     """The tracker as a ROS node; `mlkd_ros.node.parameters` declares what can be set.
 
-    `failure` is the exception that ended it, if one did.
+    A lifecycle node. configure loads the student, which keeps the executor for as long as that
+    takes, and makes the publishers; a configure that fails leaves the node unconfigured, to be
+    tried again with other parameters. activate subscribes to the images. deactivate ends that and
+    keeps the targets: after the next activate they are looked for where they were. cleanup
+    forgets everything. The services and /diagnostics are there from the beginning.
     """
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("namespace", "mlkd")
         super().__init__("tracker", **options)
-        self.failure: Exception | None = None
-        self._declared = Parameters(self)
+        self._phase = Phase.UNCONFIGURED
+        self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED)
+        self._worker: TrackingWorker | None = None
+        self._images: Subscription | None = None
+        self._publishers_made: list[LifecyclePublisher] = []
+        self._logged_qos_problem = ""
+        self._next_overlay = 0.0
+        self._begin_counting()
+        self._serve()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def autostart(self) -> bool:
+        """Configure and activate, if parameter autostart says so; False if that failed."""
+        if not self._declared.settings.autostart:
+            return True
+        steps = (self.trigger_configure, self.trigger_activate)
+        if all(step() == TransitionCallbackReturn.SUCCESS for step in steps):
+            return True
+        self.get_logger().fatal(
+            "the node ends, for it cannot start; with autostart:=false it would wait to be "
+            "configured again"
+        )
+        return False
+
+    def close(self) -> None:
+        """Stop tracking and destroy the node."""
+        if self._worker is not None:
+            self._worker.stop()
+        self.destroy_node()
+
+    # --- lifecycle ------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the student, make the publishers. FAILURE, and the log says why, if it cannot."""
+        self._phase = Phase.CONFIGURING
+        self._begin_counting()
+        self._report()  # Nothing else is said while it loads.
+        self._worker = TrackingWorker(self._load, self._publish, self._failed)
+        self._worker.start()
+        try:
+            while not self._worker.wait_loaded(0.2):
+                if not self.context.ok():
+                    raise ExternalShutdownException()
+            self._advertise()
+        except Exception as error:
+            expected = isinstance(error, (CheckpointError, EngineError))
+            name = "" if expected else f"{type(error).__name__}: "
+            self.get_logger().error(f"configuring failed: {name}{error}")
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self._phase = Phase.INACTIVE
+        return super().on_configure(state)
+
+    @_told
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the images and publish about them."""
+        self._subscribe()
+        self._monitor.resume()
+        self._phase = Phase.ACTIVE
+        return super().on_activate(state)
+
+    @_told
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and fall silent; the targets are kept."""
+        result = super().on_deactivate(state)
+        self._unsubscribe()
+        self._phase = Phase.INACTIVE
+        return result
+
+    @_told
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the targets, release the student and the publishers."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The same from any state, for good. The process goes on until it is ended."""
+        self._release()
+        self._phase = Phase.FINALIZED
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition that went wrong: unconfigured, and ready to be configured again."""
+        self.get_logger().error(f"the transition from {state.label} failed: unconfigured now")
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def _begin_counting(self) -> None:
+        """No image yet."""
         settings = self._declared.settings
         self._decoder = Decoder(Mono16Range(settings.mono16_black, settings.mono16_white))
         self._history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self._monitor = Monitor()
         self._number = 0
         self._image_kind = ""
-        self._logged_qos_problem = ""
-        self._next_overlay = 0.0
-        self._worker = TrackingWorker(self._load, self._publish, self._failed)
-        self._advertise()
-        self._subscribe()
-        self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._worker.start()
+        self._topic = self.resolve_topic_name(settings.image_topic)
 
-    def close(self) -> None:
-        """Stop tracking and destroy the node."""
-        self._worker.stop()
-        self.destroy_node()
+    def _release(self) -> None:
+        """Back to unconfigured, from wherever."""
+        self._unsubscribe()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        for publisher in self._publishers_made:
+            self.destroy_lifecycle_publisher(publisher)
+        self._publishers_made = []
+        self._begin_counting()
+        self._phase = Phase.UNCONFIGURED
 
     # --- what the node offers -------------------------------------------------------------------
 
-    def _advertise(self) -> None:
-        publisher = partial(
-            self.create_publisher,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self._detections = publisher(Detection2DArray, "detections", 10)
-        self._status = publisher(TrackStatus, "status", 10)
-        self._overlay = publisher(Image, "overlay", 1)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    def _serve(self) -> None:
         # A group each: a service that waits for the tracking thread must not keep images out.
         self.create_service(  # type: ignore[misc]  # rclpy types no coroutine, but runs them
             InitTarget,
@@ -112,6 +222,19 @@ class TrackerNode(Node):
         self.create_service(
             Trigger, "stop", self._on_stop, callback_group=MutuallyExclusiveCallbackGroup()
         )
+
+    def _advertise(self) -> None:
+        self._detections = self._publisher(Detection2DArray, "detections", 10)
+        self._status = self._publisher(TrackStatus, "status", 10)
+        self._overlay = self._publisher(Image, "overlay", 1)
+
+    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
+        """One that is silent until the node is active, and gone after cleanup."""
+        publisher = self.create_lifecycle_publisher(
+            kind, name, depth, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+        )
+        self._publishers_made.append(publisher)
+        return publisher
 
     def _subscribe(self) -> None:
         settings = self._declared.settings
@@ -126,9 +249,21 @@ class TrackerNode(Node):
         )
         self._topic = self._images.topic_name
 
+    def _unsubscribe(self) -> None:
+        """No more images; those held are of the past by the time the next ones come."""
+        if self._images is not None:
+            self.destroy_subscription(self._images)
+            self._images = None
+        if self._worker is not None:
+            self._worker.withdraw()
+        self._history.clear()
+
     # --- executor thread ------------------------------------------------------------------------
 
     def _on_image(self, message: Image) -> None:
+        worker = self._worker
+        if worker is None:
+            return
         self._monitor.arrived()
         try:
             frame = self._decoder.decode(message)
@@ -149,7 +284,7 @@ class TrackerNode(Node):
                 throttle_duration_sec=_LOG_EVERY,
             )
         self._log_kind(message)
-        self._worker.offer(held)
+        worker.offer(held)
 
     def _log_kind(self, message: Image) -> None:
         kind = f"{message.width}x{message.height} {message.encoding}"
@@ -170,6 +305,7 @@ class TrackerNode(Node):
             target_id=request.target_id,
         )
         try:
+            self._check_active()
             designated = await self._on_tracking_thread(partial(self._designate, designation))
         except DesignationError as error:
             return self._refuse(response, error)
@@ -215,10 +351,26 @@ class TrackerNode(Node):
         self.get_logger().info(f"stop: {response.message}")
         return response
 
+    def _check_active(self) -> None:
+        """Raises DesignationError that says how to get there, unless the node is active."""
+        if self._phase is Phase.ACTIVE:
+            return
+        command = f"ros2 lifecycle set {self.get_fully_qualified_name()}"
+        todo = {
+            Phase.UNCONFIGURED: f"{command} configure, then the same with activate",
+            Phase.INACTIVE: f"{command} activate",
+            Phase.FINALIZED: "start the process again",
+        }.get(self._phase, "try again in a second")
+        raise DesignationError(
+            Code.NOT_READY, f"the tracker is {self._phase.value}, it has to be active: {todo}"
+        )
+
     async def _on_tracking_thread(self, command: Command) -> Any:
         """The command's result, awaited. Raises DesignationError, for whatever went wrong."""
-        executor = self.executor
+        executor, worker = self.executor, self._worker
         assert executor is not None  # It is running this.
+        if worker is None:
+            raise DesignationError(Code.NOT_READY, "the tracker is not configured")
         future: Future[tuple[Any, Exception | None]] = Future(executor=executor)
 
         def done(result: Any, error: Exception | None) -> None:
@@ -227,14 +379,14 @@ class TrackerNode(Node):
             executor.wake()
 
         try:
-            self._worker.submit(command, done)
-        except RuntimeError as refusal:
-            raise DesignationError(
-                Code.NOT_READY, "the tracker is still loading: try again in a second"
-            ) from refusal
-        result, error = cast("tuple[Any, Exception | None]", await future)
+            worker.submit(command, done)
+            result, error = cast("tuple[Any, Exception | None]", await future)
+        except NotRunningError as refusal:
+            error = refusal
         if error is None:
             return result
+        if isinstance(error, NotRunningError):
+            raise DesignationError(Code.NOT_READY, str(error)) from error
         if isinstance(error, DesignationError):
             if error.code == Code.INTERNAL_ERROR:
                 self._failed("designating a target", error.__cause__ or error)
@@ -247,6 +399,8 @@ class TrackerNode(Node):
 
         Looked up rather than told by an event: when that comes, the publisher has no name yet.
         """
+        if self._images is None:
+            return ""
         for publisher in self.get_publishers_info_by_topic(self._topic):
             compatibility, reason = qos_check_compatible(
                 publisher.qos_profile, self._images.qos_profile
@@ -265,25 +419,34 @@ class TrackerNode(Node):
         return ""
 
     def _on_second(self) -> None:
-        snapshot = self._snapshot()
+        snapshot, images = self._report()
+        if self._phase is not Phase.ACTIVE:
+            return
         changed = self._monitor.silence_changed(self._declared.settings.silence_timeout)
-        message = DiagnosticArray(
-            status=diagnostic_statuses(self.get_fully_qualified_name(), snapshot)
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(message)
         if changed:
-            self.get_logger().error(message.status[0].message)
+            self.get_logger().error(images.message)
         elif changed is False:
             self.get_logger().info(f"images on {self._topic} again")
         if snapshot.qos_problem not in ("", self._logged_qos_problem):
             self.get_logger().error(snapshot.qos_problem)
         self._logged_qos_problem = snapshot.qos_problem
 
+    def _report(self) -> tuple[Snapshot, DiagnosticStatus]:
+        """Publish the diagnostics; what they were made of, and the one about the images."""
+        snapshot = self._snapshot()
+        message = DiagnosticArray(
+            status=diagnostic_statuses(self.get_fully_qualified_name(), snapshot)
+        )
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+        return snapshot, message.status[0]
+
     def _snapshot(self) -> Snapshot:
-        settings, targets, monitor = self._declared.settings, self._worker.targets, self._monitor
+        settings, worker, monitor = self._declared.settings, self._worker, self._monitor
+        targets = worker.targets if worker else None
         input_rate, output_rate = monitor.rates()
         return Snapshot(
+            phase=self._phase,
             topic=self._topic,
             silent=monitor.silence() > settings.silence_timeout,
             silence=monitor.silence(),
@@ -294,10 +457,9 @@ class TrackerNode(Node):
             problem=monitor.problem,
             unusable=Counter(monitor.unusable),
             qos_problem=self._qos_problem(),
-            loading=targets is None,
             engine=targets.engine_name if targets else "",
-            processed=self._worker.processed,
-            dropped=Counter(self._worker.dropped),
+            processed=worker.processed if worker else 0,
+            dropped=Counter(worker.dropped) if worker else Counter(),
             latency=monitor.latency(),
             states=targets.states if targets else {},
             history=f"{len(self._history)} images, {self._history.seconds:.1f} s, "
@@ -326,7 +488,9 @@ class TrackerNode(Node):
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
         duration = self._declared.settings.catch_up_duration
         designated = targets.designate(designation, self._history, duration)
-        self._worker.caught_up(targets, designated.newest, designated.report)
+        worker = self._worker
+        assert worker is not None  # It is running this.
+        worker.caught_up(targets, designated.newest, designated.report)
         return designated
 
     def _publish(self, held: HeldFrame, reports: list[TargetReport]) -> None:
@@ -359,8 +523,8 @@ class TrackerNode(Node):
         monitor, worker = self._monitor, self._worker
         counts = messages.Counts(
             received=monitor.received,
-            processed=worker.processed,
-            dropped=worker.dropped.total() + monitor.unusable.total(),
+            processed=worker.processed if worker else 0,
+            dropped=(worker.dropped.total() if worker else 0) + monitor.unusable.total(),
         )
         return messages.status(
             held.header,
@@ -382,20 +546,13 @@ class TrackerNode(Node):
         return latency
 
     def _failed(self, what: str, error: BaseException) -> None:
-        """Log what went wrong; end the node if it cannot do its work."""
+        """Log what went wrong."""
         logger = self.get_logger()
         if isinstance(error, UnusableImageError):
             logger.warning(f"{what}: {error}", throttle_duration_sec=_LOG_EVERY)
             return
-        if self._worker.targets is not None:
-            text = f"{what}: {type(error).__name__}: {error}"
-            logger.error(text, throttle_duration_sec=_LOG_EVERY)
-            return
-        self.failure = error if isinstance(error, Exception) else None
-        expected = isinstance(error, (CheckpointError, EngineError))
-        name = "" if expected else f"{type(error).__name__}: "
-        logger.fatal(f"{what} failed: {name}{error}")
-        self.context.try_shutdown()
+        text = f"{what}: {type(error).__name__}: {error}"
+        logger.error(text, throttle_duration_sec=_LOG_EVERY)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -406,6 +563,8 @@ def main(args: Sequence[str] | None = None) -> int:
         node = TrackerNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        if not node.autostart():
+            return 1
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -416,7 +575,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
-    return 1 if node is not None and node.failure else 0
+    return 0
 
 
 if __name__ == "__main__":

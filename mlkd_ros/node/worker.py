@@ -16,9 +16,13 @@ from typing import Any
 from mlkd_ros.node.history import HeldFrame
 from mlkd_ros.node.targets import TargetReport, TargetSet
 
-__all__ = ["TrackingWorker"]
+__all__ = ["NotRunningError", "TrackingWorker"]
 
 Command = Callable[[TargetSet], Any]
+
+
+class NotRunningError(RuntimeError):
+    """A command that was not carried out: the thread is loading, or ending."""
 
 
 class TrackingWorker:
@@ -26,8 +30,8 @@ class TrackingWorker:
 
     load: makes the TargetSet; called on the thread, because it takes seconds.
     publish: called on the thread with each processed image and its reports.
-    failed: called on the thread with an exception and what was being done: a load that failed ends
-        the thread, an image that failed is dropped and the targets are kept.
+    failed: called on the thread with an exception and what was being done: the image that failed
+        is dropped and the targets are kept.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class TrackingWorker:
         self._slot: HeldFrame | None = None
         self._commands: deque[tuple[Command, Callable[[Any, Exception | None], None]]] = deque()
         self._targets: TargetSet | None = None
+        self._load_error: Exception | None = None
+        self._loaded = threading.Event()
         self._stopping = False
         self._seen = 0  # The number of the image looked at last.
         #: Images put through the tracker, and by reason those that were not.
@@ -53,6 +59,12 @@ class TrackingWorker:
     def start(self) -> None:
         """Begin loading."""
         self._thread.start()
+
+    def wait_loaded(self, timeout: float) -> bool:
+        """Whether the targets are there within `timeout` seconds. Raises what `load` raised."""
+        if self._loaded.wait(timeout) and self._load_error is not None:
+            raise self._load_error
+        return self._targets is not None
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the thread after the image at hand. Commands not yet begun are refused."""
@@ -73,14 +85,19 @@ class TrackingWorker:
             self._slot = held
             self._wake.notify()
 
+    def withdraw(self) -> None:
+        """Take out an image that is still waiting."""
+        with self._wake:
+            self._slot = None
+
     def submit(self, command: Command, done: Callable[[Any, Exception | None], None]) -> None:
         """Run `command` between two images; `done` gets its result or its exception, on the thread.
 
-        Raises RuntimeError while the tracker is loading and after `stop`.
+        Raises NotRunningError while the tracker is loading and after `stop`.
         """
         with self._wake:
             if self._targets is None or self._stopping:
-                raise RuntimeError("the tracker is not running")
+                raise NotRunningError("the tracker is not running")
             self._commands.append((command, done))
             self._wake.notify()
 
@@ -97,10 +114,12 @@ class TrackingWorker:
         try:
             targets = self._load()
         except Exception as error:
-            self._failed("loading the tracker", error)
+            self._load_error = error
+            self._loaded.set()
             return
         with self._wake:
             self._targets = targets
+        self._loaded.set()
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._stopping or self._commands or self._slot)
@@ -116,7 +135,7 @@ class TrackingWorker:
             elif held is not None:
                 self._process(targets, held)
         for _, done in self._commands:
-            done(None, RuntimeError("the node is shutting down"))
+            done(None, NotRunningError("the tracker was stopped meanwhile"))
 
     def _execute(
         self, targets: TargetSet, command: Command, done: Callable[[Any, Exception | None], None]

@@ -14,7 +14,12 @@ import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -173,6 +178,39 @@ class GroundStation:
         future = client.call_async(request)  # type: ignore[attr-defined]
         wait_until(future.done, timeout, "an answer")
         return future.result()
+
+    def ask(self, kind: type, name: str, request: object, timeout: float = 60.0) -> object:
+        """Call one of the tracker's own services, such as those of its parameters."""
+        client = self.node.create_client(kind, f"tracker/{name}")
+        assert client.wait_for_service(timeout), client.srv_name
+        answer = self.call(client, request, timeout)
+        self.node.destroy_client(client)
+        return answer
+
+    def transition(self, label: str) -> bool:
+        """Ask for a lifecycle transition; whether it succeeded."""
+        request = ChangeState.Request(transition=Transition(label=label))
+        return self.ask(ChangeState, "change_state", request).success  # type: ignore[attr-defined]
+
+    def state(self) -> str:
+        """The tracker's lifecycle state."""
+        answer = self.ask(GetState, "get_state", GetState.Request())
+        return answer.current_state.label  # type: ignore[attr-defined,no-any-return]
+
+    def set_parameter(self, name: str, value: object) -> SetParametersResult:
+        message = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[message])
+        answer = self.ask(SetParameters, "set_parameters", request)
+        return answer.results[0]  # type: ignore[attr-defined,no-any-return]
+
+    def get_parameter(self, name: str) -> object:
+        answer = self.ask(GetParameters, "get_parameters", GetParameters.Request(names=[name]))
+        return parameter_value_to_python(answer.values[0])  # type: ignore[attr-defined]
+
+    def describe_parameter(self, name: str) -> ParameterDescriptor:
+        request = DescribeParameters.Request(names=[name])
+        answer = self.ask(DescribeParameters, "describe_parameters", request)
+        return answer.descriptors[0]  # type: ignore[attr-defined,no-any-return]
 
     def designate(
         self, box: tuple[float, float, float, float], stamp: int = 0, **fields: object

@@ -11,10 +11,11 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mlkd_ros.node import diagnostics
-from mlkd_ros.node.diagnostics import Latency, Monitor, Snapshot, diagnostic_statuses
+from mlkd_ros.node.diagnostics import Latency, Monitor, Phase, Snapshot, diagnostic_statuses
 from mlkd_ros.tracking import TrackState
 
 GOOD = Snapshot(
+    phase=Phase.ACTIVE,
     topic="/mlkd/image",
     silent=False,
     silence=0.02,
@@ -25,20 +26,21 @@ GOOD = Snapshot(
     problem="",
     unusable=Counter(),
     qos_problem="",
-    loading=False,
     engine="engine",
     processed=90,
     dropped=Counter(busy=8, loading=2),
     latency=Latency(0.02, 0.03, 0.04, 0.05),
     states={"1": TrackState.TRACKING},
 )
-OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
+ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
 
 @pytest.mark.parametrize(
     ("change", "level", "words"),
     [
         ({}, OK, "30.0 Hz on /mlkd/image"),
+        ({"phase": Phase.UNCONFIGURED, "silent": True}, STALE, "not subscribed to /mlkd/image"),
         ({"received": 0}, OK, "waiting for the first image on /mlkd/image"),
         (
             {"silent": True, "silence": 2.0, "publishers": 0},
@@ -63,7 +65,8 @@ def test_about_the_images(change: dict, level: bytes, words: str) -> None:
         ({}, OK, "target 1 TRACKING"),
         ({"states": {}}, OK, "no target"),
         ({"states": {"1": TrackState.LOST}}, WARN, "target 1 LOST"),
-        ({"loading": True}, WARN, "loading"),
+        ({"phase": Phase.CONFIGURING}, OK, "loading"),
+        ({"phase": Phase.INACTIVE}, STALE, "inactive: not tracking"),
         ({"latency": Latency(1e9, 1e9, 1e9, 1e9)}, WARN, "set use_sim_time"),
     ],
 )
@@ -103,6 +106,17 @@ def test_silence_is_told_once_when_it_begins_and_once_when_it_ends(monkeypatch) 
     monitor.arrived()
     assert monitor.silence_changed(2.0) is False
     assert monitor.silence_changed(2.0) is None
+
+
+def test_silence_begins_anew_with_the_next_activation(monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now)
+    monitor = Monitor()
+    now = 200.0
+    assert monitor.silence_changed(2.0) is True
+    monitor.resume()
+    assert monitor.silence_changed(2.0) is None
+    assert monitor.silence() == 0.0
 
 
 def test_rates_are_of_late(monkeypatch) -> None:

@@ -14,7 +14,13 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from mlkd_ros.node.parameters import ParameterError, Parameters, Settings, default_settings
+from mlkd_ros.node.parameters import (
+    Change,
+    ParameterError,
+    Parameters,
+    Settings,
+    default_settings,
+)
 from mlkd_ros.share import share_directory
 
 SOURCE = Path(__file__).resolve().parents[2] / "config" / "tracker.yaml"
@@ -51,45 +57,63 @@ def test_the_file_lists_every_parameter_at_its_default(folder: str) -> None:
 
 def test_every_parameter_is_described_and_bounded(make_node) -> None:
     node = make_node()
-    Parameters(node)
-    changeable = set()
+    Parameters(node, lambda: True)
+    when: dict[Change, set[str]] = {change: set() for change in Change}
     for field in dataclasses.fields(Settings):
         descriptor = node.describe_parameter(field.name)
         assert len(descriptor.description) > 20, field.name
         assert descriptor.description.endswith("."), field.name
-        if isinstance(field.default, (int, float)):
+        if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
             assert descriptor.integer_range or descriptor.floating_point_range, field.name
-        if not descriptor.read_only:
-            changeable.add(field.name)
-    assert changeable == {
+        change = field.metadata["change"]
+        assert descriptor.read_only == (change is Change.AT_START), field.name
+        only_unconfigured = "while the node is unconfigured" in descriptor.additional_constraints
+        assert only_unconfigured == (change is Change.UNCONFIGURED), field.name
+        when[change].add(field.name)
+    assert when[Change.ANY_TIME] == {
         "catch_up_duration",
         "class_id",
         "silence_timeout",
         "overlay_width",
         "overlay_rate",
     }
+    assert when[Change.AT_START] == {"autostart", "reliability"}
 
 
 def test_a_set_is_validated_then_applied(make_node) -> None:
     node = make_node()
-    parameters = Parameters(node)
+    parameters = Parameters(node, lambda: True)
     results = node.set_parameters([Parameter("overlay_width", value=320)])
     assert results[0].successful
     assert parameters.settings.overlay_width == 320
     results = node.set_parameters([Parameter("overlay_width", value=3)])
     assert not results[0].successful
-    results = node.set_parameters([Parameter("threads", value=2)])
+    results = node.set_parameters([Parameter("reliability", value="reliable")])
     assert not results[0].successful
-    assert "read" in results[0].reason
+    assert "read-only" in results[0].reason
     together = [Parameter("class_id", value="boat"), Parameter("overlay_rate", value=-1.0)]
     assert not node.set_parameters_atomically(together).successful
     assert (parameters.settings.class_id, parameters.settings.overlay_rate) == ("target", 10.0)
 
 
+def test_what_only_an_unconfigured_node_can_change(make_node) -> None:
+    configured = True
+    node = make_node()
+    parameters = Parameters(node, lambda: configured)
+    results = node.set_parameters([Parameter("threads", value=2)])
+    assert not results[0].successful
+    assert "'threads' can be set at the start or while the node is unc" in results[0].reason
+    # As from a file with all of them.
+    assert node.set_parameters([Parameter("threads", value=1)])[0].successful
+    configured = False
+    assert node.set_parameters([Parameter("threads", value=2)])[0].successful
+    assert parameters.settings.threads == 2
+
+
 def test_without_post_set_callbacks_as_on_humble(make_node, monkeypatch) -> None:
     monkeypatch.delattr(Node, "add_post_set_parameters_callback")
     node = make_node()
-    parameters = Parameters(node)
+    parameters = Parameters(node, lambda: True)
     node.set_parameters([Parameter("class_id", value="boat")])
     assert parameters.settings.class_id == "boat"
 
@@ -104,9 +128,9 @@ def test_without_post_set_callbacks_as_on_humble(make_node, monkeypatch) -> None
 )
 def test_impossible_values_at_the_start(make_node, values: dict, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        Parameters(make_node(**values))
+        Parameters(make_node(**values), lambda: False)
 
 
 def test_out_of_range_at_the_start(make_node) -> None:
     with pytest.raises(InvalidParameterValueException, match="history_duration out of range"):
-        Parameters(make_node(history_duration=-1.0))
+        Parameters(make_node(history_duration=-1.0), lambda: False)

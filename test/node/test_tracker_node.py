@@ -24,8 +24,7 @@ from node_support import (
     only_box,
     wait_until,
 )
-from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
-from rclpy.parameter import Parameter
+from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import Image
 
 from mlkd_ros.msg import TrackStatus
@@ -343,35 +342,22 @@ def test_the_overlay_is_made_on_demand_and_small(ground: GroundStation, scene: S
 
 
 def test_parameters_of_the_running_node(ground: GroundStation) -> None:
-    def call(kind: type, name: str, request: object) -> object:
-        client = ground.node.create_client(kind, f"tracker/{name}")
-        assert client.wait_for_service(10)
-        return ground.call(client, request)
-
-    names = call(ListParameters, "list_parameters", ListParameters.Request()).result.names
+    names = ground.ask(ListParameters, "list_parameters", ListParameters.Request()).result.names
     for name, default in vars(default_settings()).items():
         assert name in names
-        request = GetParameters.Request(names=[name])
-        value = call(GetParameters, "get_parameters", request).values[0]
-        running = Parameter.from_parameter_msg(Parameter(name, value=default).to_parameter_msg())
         if name not in ("reliability", "device"):
-            assert value == running.get_parameter_value(), name
+            assert ground.get_parameter(name) == default, name
     topics = ("image.subscription", "detections.publisher", "status.publisher")
     assert {f"qos_overrides./mlkd/{topic}.reliability" for topic in topics} <= set(names)
-    request = DescribeParameters.Request(names=["history_duration"])
-    descriptor = call(DescribeParameters, "describe_parameters", request).descriptors[0]
-    assert descriptor.read_only
+    descriptor = ground.describe_parameter("history_duration")
     assert descriptor.floating_point_range[0].to_value == 60.0
+    assert "while the node is unconfigured" in descriptor.additional_constraints
+    assert ground.describe_parameter("autostart").read_only
 
-    def set_parameter(name: str, value: object) -> object:
-        message = Parameter(name, value=value).to_parameter_msg()
-        request = SetParameters.Request(parameters=[message])
-        return call(SetParameters, "set_parameters", request).results[0]
-
-    assert not set_parameter("history_duration", 1.0).successful
-    assert not set_parameter("overlay_width", 1).successful
-    assert set_parameter("class_id", "vehicle").successful
-    assert set_parameter("class_id", "target").successful
+    assert not ground.set_parameter("history_duration", 1.0).successful
+    assert not ground.set_parameter("overlay_width", 1).successful
+    assert ground.set_parameter("class_id", "vehicle").successful
+    assert ground.set_parameter("class_id", "target").successful
 
 
 def test_diagnostics_once_a_second(ground: GroundStation, scene: Scene) -> None:
@@ -524,4 +510,5 @@ def test_what_cannot_work_ends_it_with_an_error(parameters: dict, words: str) ->
     process = TrackerProcess(**parameters)
     assert process.process.wait(60) == 1
     wait_until(lambda: words in process.log, 5, lambda: process.log)
+    assert "[FATAL]" in process.log
     assert "Traceback" not in process.log

@@ -40,6 +40,7 @@ class Running:
                 Parameter("catch_up_duration", value=1.0),
             ],
         )
+        assert self.node.autostart()
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self.thread = threading.Thread(target=self._spin)
@@ -61,20 +62,10 @@ class Running:
 
 
 @pytest.fixture
-def may_load(monkeypatch: pytest.MonkeyPatch, shipped_tracker: Tracker) -> threading.Event:
-    """Set to let the node's tracker load."""
-    event = threading.Event()
-    monkeypatch.setattr(
-        tracker_node, "load_tracker", lambda *_, **__: event.wait(30) and shipped_tracker.sibling()
-    )
-    return event
-
-
-@pytest.fixture
-def running(may_load: threading.Event) -> Iterator[Running]:
+def running(monkeypatch: pytest.MonkeyPatch, shipped_tracker: Tracker) -> Iterator[Running]:
+    monkeypatch.setattr(tracker_node, "load_tracker", lambda *_, **__: shipped_tracker.sibling())
     running = Running()
     yield running
-    may_load.set()
     running.close()
 
 
@@ -86,20 +77,9 @@ def ground(running: Running) -> Iterator[GroundStation]:
     ground.close()
 
 
-def test_while_loading(ground: GroundStation, may_load: threading.Event, scene: Scene) -> None:
-    response = ground.designate(scene.box(0))
-    assert (response.code, response.target_id) == (Code.NOT_READY, "")
-    assert "still loading" in response.message
-    assert ground.stop().success
-    may_load.set()
-    ground.show(image_of(scene.image(0), ground.now()))
-    assert ground.designate(scene.box(0)).code == Code.SUCCESS
-
-
 def test_a_tracker_that_fails_costs_neither_node_nor_target(
-    ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+    ground: GroundStation, scene: Scene, monkeypatch
 ) -> None:
-    may_load.set()
     stamps = [ground.now() for _ in range(3)]
     for index, stamp in enumerate(stamps):
         ground.show(image_of(scene.image(index), stamp))
@@ -123,9 +103,8 @@ def test_a_tracker_that_fails_costs_neither_node_nor_target(
 
 
 def test_waiting_for_a_slow_designation_holds_nothing_up_and_burns_nothing(
-    running: Running, ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+    running: Running, ground: GroundStation, scene: Scene, monkeypatch
 ) -> None:
-    may_load.set()
     stamps = [ground.now() for _ in range(20)]
     for index, stamp in enumerate(stamps):
         ground.show(image_of(scene.image(index), stamp))
@@ -156,9 +135,8 @@ def test_waiting_for_a_slow_designation_holds_nothing_up_and_burns_nothing(
 
 
 def test_ends_in_the_middle_of_a_designation(
-    running: Running, ground: GroundStation, may_load: threading.Event, scene: Scene, monkeypatch
+    running: Running, ground: GroundStation, scene: Scene, monkeypatch
 ) -> None:
-    may_load.set()
     stamps = [ground.now() for _ in range(20)]
     for index, stamp in enumerate(stamps):
         ground.show(image_of(scene.image(index), stamp))

@@ -10,7 +10,7 @@ from node_support import Scene, wait_until
 
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.targets import Designation, TargetSet
-from mlkd_ros.node.worker import TrackingWorker
+from mlkd_ros.node.worker import NotRunningError, TrackingWorker
 from mlkd_ros.tracking import Tracker
 from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
@@ -84,7 +84,7 @@ def test_images_while_loading_are_dropped_but_for_the_newest(bench: Bench, scene
     bench.worker.start()
     for index in range(5):
         bench.offer(scene, index)
-    with pytest.raises(RuntimeError, match="not running"):
+    with pytest.raises(NotRunningError, match="not running"):
         bench.command(TargetSet.forget)
     bench.may_load.set()
     bench.wait_for(1)
@@ -157,15 +157,25 @@ def test_commands_not_begun_when_it_stops_are_refused(bench: Bench, scene: Scene
     bench.worker.stop(timeout=0.05)
     bench.may_publish.set()
     bench.worker.stop()
-    assert isinstance(bench.answers[0][1], RuntimeError)
+    assert isinstance(bench.answers[0][1], NotRunningError)
 
 
-def test_a_load_that_fails_is_reported(shipped_tracker: Tracker) -> None:
-    failures = []
-    worker = TrackingWorker(
-        lambda: 1 / 0, lambda *_: None, lambda what, error: failures.append((what, error))
-    )
+def test_a_load_that_fails_is_told_to_who_waits_for_it() -> None:
+    worker = TrackingWorker(lambda: 1 / 0, lambda *_: None, lambda *_: None)
     worker.start()
-    wait_until(lambda: bool(failures), 10, "a failure")
-    assert failures[0][0] == "loading the tracker"
+    with pytest.raises(ZeroDivisionError):
+        worker.wait_loaded(10)
     worker.stop()
+
+
+def test_an_image_withdrawn_is_not_tracked(bench: Bench, scene: Scene) -> None:
+    bench.may_load.clear()
+    bench.worker.start()
+    assert not bench.worker.wait_loaded(0)
+    bench.offer(scene, 0)
+    bench.worker.withdraw()
+    bench.may_load.set()
+    assert bench.worker.wait_loaded(10)
+    bench.offer(scene, 1)
+    bench.wait_for(1)
+    assert bench.numbers() == [2]
