@@ -11,6 +11,9 @@ from collections.abc import Sequence
 #: Modules that add a command. They import what is heavy only when they run.
 COMMANDS = (
     "mlkd_ros.track_command",
+    "mlkd_ros.station.operator_commands",
+    "mlkd_ros.station.command",
+    "mlkd_ros.data.repair_command",
     "mlkd_ros.evaluation.command",
     "mlkd_ros.evaluation.score_command",
     "mlkd_ros.evaluation.report_command",
@@ -23,7 +26,7 @@ COMMANDS = (
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="mlkd", description="Night-time UAV tracking: track, evaluate, train."
+        prog="mlkd", description="Night-time UAV tracking: track, fly, evaluate, train."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -26,14 +26,17 @@ from typing import Any
 import rclpy
 from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.serialization import deserialize_message
+from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.data.night_flight import SCENARIOS
 from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.evaluation.streaming import score_bag
-from mlkd_ros.node.messages import box_from_message, time_message
+from mlkd_ros.msg import TrackStatus
+from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
+from mlkd_ros.node.recorder import Options, Recorder
 from mlkd_ros.share import fastdds_environment, share_directory, use_fastdds_profile
 from mlkd_ros.simulation.demo_report import Flight, evaluate, write_report
-from mlkd_ros.simulation.recording import FlightRecorder
 from mlkd_ros.srv import InitTarget
 
 __all__ = ["main"]
@@ -53,6 +56,33 @@ _OUTPUTS = (
 
 class DemoError(RuntimeError):
     """The demo cannot go on; the message says why."""
+
+
+class FlightRecorder(Recorder):
+    """A recorder that also keeps what it hears, for the report.
+
+    `truth`, `detections` and `statuses` map an image's stamp in nanoseconds to the messages about
+    it, since the recorder started.
+    """
+
+    def __init__(self, bag: Path, image_every: int) -> None:
+        super().__init__(bag, Options(image_every=image_every), namespace=_NAMESPACE)
+        self.truth: dict[int, Detection2DArray] = {}
+        self.detections: dict[int, Detection2DArray] = {}
+        self.statuses: dict[int, TrackStatus] = {}
+
+    def heard(self, name: str, topic: str, raw: bytes) -> None:
+        """Also keep it."""
+        super().heard(name, topic, raw)
+        kept: dict[int, Any] | None = {
+            "ground_truth": self.truth,
+            "detections": self.detections,
+            "status": self.statuses,
+        }.get(name)
+        if kept is not None:
+            kind = TrackStatus if name == "status" else Detection2DArray
+            message: Any = deserialize_message(raw, kind)
+            kept[nanoseconds(message.header.stamp)] = message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,7 +185,7 @@ def _clear(output: Path) -> None:
 def _recorder(bag: Path, image_every: int) -> Iterator[FlightRecorder]:
     """A recorder that listens on a thread of its own."""
     rclpy.init()
-    recorder = FlightRecorder(bag, image_every=image_every, namespace=_NAMESPACE)
+    recorder = FlightRecorder(bag, image_every)
     executor = SingleThreadedExecutor()
     executor.add_node(recorder)
     thread = threading.Thread(target=_spin, args=(executor,), daemon=True)

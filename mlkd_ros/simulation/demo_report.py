@@ -16,7 +16,7 @@ from vision_msgs.msg import Detection2DArray
 from mlkd_ros.evaluation.metrics import Scores, score
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message
-from mlkd_ros.simulation.recording import IMAGE_TOPIC
+from mlkd_ros.node.recorder import IMAGE_TOPIC
 from mlkd_ros.tracking import TrackState
 from mlkd_ros.tracking.geometry import iou
 

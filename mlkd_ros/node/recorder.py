@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executable `recorder`: a flight into a rosbag2 bag (MCAP), without starving the tracker.
+
+    recorder flight_17 --ros-args -r __ns:=/mlkd
+    recorder flights/ --image-every 2 --ros-args -r __ns:=/mlkd -r image:=/camera/image_raw
+
+Recorded are the images, and beside them camera_info, detections, status, bearing, ground_truth and
+/diagnostics, each under the name it has in the graph. Small messages are written as they came over
+the wire; images become JPEG (or stay the JPEG that they are, with --compressed). One thread
+writes. It leaves images out rather than falling behind, so memory is bounded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import serialize_message
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
+
+from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.share import share_directory
+from mlkd_ros.tracking.encoding import UnusableImageError
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2 import Writer
+    from rosbags.typesys.store import Typestore
+
+__all__ = ["IMAGE_TOPIC", "Recorder", "RecorderError", "main"]
+
+#: Where the images go in the bag, below the namespace, unless `image` is remapped.
+IMAGE_TOPIC = "image/compressed"
+#: Topics recorded unchanged.
+SMALL_TOPICS: dict[str, type] = {
+    "camera_info": CameraInfo,
+    "ground_truth": Detection2DArray,
+    "detections": Detection2DArray,
+    "status": TrackStatus,
+    "bearing": TargetBearing,
+    "/diagnostics": DiagnosticArray,
+}
+_WAITING_IMAGES = 3
+_WAITING_SMALL = 3000
+#: Seconds between two times at which what was written is forced to the disk.
+_SYNC_EVERY = 2.0
+_LOG_EVERY = 5.0
+
+
+class RecorderError(ValueError):
+    """It cannot be recorded there; the message says why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are recorded, and when to stop.
+
+    images: record them at all. compressed: subscribe to CompressedImage on `image/compressed`
+    and write that. image_every: 2 records every second image. quality: of JPEG, 1 to 100.
+    keep_free: bytes of disk that are left free; recording ends there.
+    """
+
+    images: bool = True
+    compressed: bool = False
+    image_every: int = 1
+    quality: int = 85
+    keep_free: int = 256 << 20
+
+
+class Recorder(Node):
+    """Writes what it hears to a bag, from `record` to `close`.
+
+    `failure` says why it stopped by itself, empty while it has not. `images_left_out` and
+    `messages_left_out` count what came faster than it could be written.
+
+    Raises ImportError where the rosbags library is missing, RecorderError if `bag` exists or cannot
+    be made.
+    """
+
+    def __init__(self, bag: Path, settings: Options | None = None, **options: Any) -> None:
+        options.setdefault("namespace", "mlkd")
+        super().__init__("recorder", **options)
+        self._settings = settings or Options()
+        self.failure = ""
+        self.images_left_out = self.messages_left_out = self.images_written = 0
+        self._image_count = 0
+        self._recording = False
+        self._decoder = Decoder()
+        self._last_sync = time.monotonic()
+        self._waiting: deque[tuple[str, Any, int]] = deque()
+        self._waiting_images = 0
+        self._changed = threading.Condition()
+        self._ending = False
+        names = {name: self.resolve_topic_name(name) for name in SMALL_TOPICS}
+        topics = {names[name]: kind for name, kind in SMALL_TOPICS.items()}
+        # As image_transport calls it: what players and viewers expect beside a camera's topic.
+        self._image_topic = f"{self.resolve_topic_name('image')}/compressed"
+        if self._settings.images:
+            topics[self._image_topic] = CompressedImage
+        self._bag = _Bag(bag, topics)
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+        self._subscribe(names)
+
+    def _subscribe(self, names: dict[str, str]) -> None:
+        overridable = QoSOverridingOptions.with_default_policies()
+        for name, kind in SMALL_TOPICS.items():
+            # A camera driver's camera_info may be best effort, our own topics are not.
+            lossy = name == "camera_info"
+            reliability = ReliabilityPolicy.BEST_EFFORT if lossy else ReliabilityPolicy.RELIABLE
+            self.create_subscription(
+                kind,
+                name,
+                lambda raw, name=name, topic=names[name]: self.heard(name, topic, raw),
+                QoSProfile(depth=100, reliability=reliability),
+                raw=True,
+            )
+        if not self._settings.images:
+            return
+        images = QoSProfile(depth=_WAITING_IMAGES, reliability=ReliabilityPolicy.BEST_EFFORT)
+        compressed = self._settings.compressed
+        self.create_subscription(
+            CompressedImage if compressed else Image,
+            self._image_topic if compressed else "image",
+            self._on_image,
+            images,
+            raw=compressed,
+            qos_overriding_options=overridable,
+        )
+
+    @property
+    def path(self) -> Path:
+        """The bag."""
+        return self._bag.path
+
+    def record(self) -> None:
+        """Begin to write to the bag."""
+        self._recording = True
+
+    def pause(self) -> None:
+        """Write no more."""
+        self._recording = False
+
+    def close(self) -> None:
+        """Write what still waits, finish the bag and destroy the node."""
+        self.pause()
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self._writer.join()
+        try:
+            self._bag.close()
+        except OSError as error:
+            self._fail(f"the bag cannot be finished: {error}")
+        self.destroy_node()
+
+    def heard(self, name: str, topic: str, raw: bytes) -> None:
+        """A message of `name`, one of SMALL_TOPICS, has come, serialised."""
+        with self._changed:
+            if len(self._waiting) >= _WAITING_SMALL:
+                self.messages_left_out += self._recording
+            else:
+                self._put(topic, raw)
+
+    def _on_image(self, message: Image | bytes) -> None:
+        self._image_count += 1
+        if self._image_count % self._settings.image_every:
+            return
+        with self._changed:
+            if self._waiting_images >= _WAITING_IMAGES:
+                self.images_left_out += self._recording
+            else:
+                self._waiting_images += self._put(self._image_topic, message)
+
+    def _put(self, topic: str, message: Any) -> bool:
+        """Hand a message to the writing thread, with `_changed` held. Whether that was done."""
+        now = int(self.get_clock().now().nanoseconds)
+        if not self._recording or now == 0:  # 0: simulated time has not begun
+            return False
+        self._waiting.append((topic, message, now))
+        self._changed.notify()
+        return True
+
+    # --- writing thread -------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        while (entry := self._next()) is not None:
+            topic, message, received = entry
+            try:
+                raw = message if isinstance(message, bytes) else self._compress(message)
+                if raw:
+                    self._bag.write(topic, raw, received)
+                    self.images_written += topic == self._image_topic
+                self._keep()
+            except OSError as error:
+                self._fail(f"cannot be written: {error}")
+
+    def _next(self) -> tuple[str, Any, int] | None:
+        """The message that has waited longest, with its topic and time; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ending)
+            if not self._waiting:
+                return None
+            entry = self._waiting.popleft()
+            self._waiting_images -= entry[0] == self._image_topic
+            return entry
+
+    def _compress(self, message: Image) -> bytes:
+        """The image as a serialised CompressedImage; nothing if it cannot be used."""
+        try:
+            frame = self._decoder.decode(message)
+        except UnusableImageError as error:
+            self.get_logger().warning(
+                f"image not recorded: {error}", throttle_duration_sec=_LOG_EVERY
+            )
+            return b""
+        pixels = frame.window(0, 0, frame.width, frame.height)
+        _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, self._settings.quality])
+        small = CompressedImage(header=message.header, format="bgr8; jpeg compressed bgr8")
+        small.data.frombytes(coded.tobytes())
+        return bytes(serialize_message(small))
+
+    def _keep(self) -> None:
+        """Now and then: force it to the disk, so that a power cut costs seconds; look for room."""
+        now = time.monotonic()
+        if now - self._last_sync < _SYNC_EVERY:
+            return
+        self._last_sync = now
+        self._bag.sync()
+        if self._bag.free_bytes() < self._settings.keep_free:
+            self._fail(f"less than {self._settings.keep_free >> 20} MiB are free on the disk")
+
+    def _fail(self, why: str) -> None:
+        self.pause()
+        with self._changed:
+            self._waiting.clear()
+            self._waiting_images = 0
+        if not self.failure:
+            self.failure = why
+            self.get_logger().error(f"recording ended: {self._bag.path}: {why}")
+
+
+class _Bag:
+    """A rosbag2 bag in MCAP being written. `topics`: message type by name."""
+
+    def __init__(self, path: Path, topics: dict[str, type]) -> None:
+        try:
+            from rosbags.rosbag2 import StoragePlugin, Writer
+        except ImportError:
+            raise ImportError(
+                "recording a bag needs rosbags: pip install mlkd_ros[tools]"
+            ) from None
+        if path.exists():
+            raise RecorderError(f"{path} exists already; a recording never overwrites anything")
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer: Writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer.open()
+        except OSError as error:
+            raise RecorderError(f"{path} cannot be made: {error}") from error
+        types = _message_types()
+        self._connections = {
+            name: self._writer.add_connection(name, _type_name(kind), typestore=types)
+            for name, kind in topics.items()
+        }
+        # A handle of our own: the library keeps its one to itself.
+        self._file = os.open(path / f"{path.name}.mcap", os.O_RDONLY)
+
+    def write(self, topic: str, raw: bytes, received: int) -> None:
+        self._writer.write(self._connections[topic], received, raw)
+
+    def sync(self) -> None:
+        os.fdatasync(self._file)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.path).free
+
+    def close(self) -> None:
+        try:
+            self._writer.close()
+            self.sync()
+        finally:
+            os.close(self._file)
+
+
+def _type_name(kind: type) -> str:
+    package, folder = kind.__module__.split(".")[:2]
+    return f"{package}/{folder}/{kind.__name__}"
+
+
+def _message_types() -> Typestore:
+    """The types that rosbags knows, and ours and those of vision_msgs from their definitions."""
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    share = share_directory().parent
+    for package in ("vision_msgs", "mlkd_ros"):
+        for path in sorted((share / package / "msg").glob("*.msg")):
+            definition = path.read_text(encoding="utf-8")
+            store.register(get_types_from_msg(definition, f"{package}/msg/{path.stem}"))
+    return store
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recorder",
+        description="Records images and what the tracker says about them into a rosbag2 bag.",
+        epilog="ROS arguments follow --ros-args, for example -r image:=/camera/image_raw. An "
+        "interrupt (Ctrl-C) ends the recording; `mlkd repair` mends one that was cut off.",
+    )
+    parser.add_argument(
+        "bag",
+        help="bag to make; a folder that exists, or a name that ends with a slash, gets a bag in "
+        "it that is named after the time",
+    )
+    parser.add_argument("--no-images", action="store_true", help="only what is said about them")
+    parser.add_argument(
+        "--compressed",
+        action="store_true",
+        help="the images of image/compressed as they are, instead of compressing those of image",
+    )
+    parser.add_argument(
+        "--image-every", type=_count, default=1, metavar="N", help="every Nth image (default 1)"
+    )
+    parser.add_argument(
+        "--quality", type=_quality, default=85, help="of the JPEG images, 1 to 100 (default 85)"
+    )
+    parser.add_argument(
+        "--keep-free",
+        type=_count,
+        default=256,
+        metavar="MIB",
+        help="end when less than that is free on the disk (default 256)",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
+
+
+def _quality(text: str) -> int:
+    if not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 100")
+    return int(text)
+
+
+def _bag_path(text: str) -> Path:
+    path = Path(text)
+    if text.endswith("/") or (path.is_dir() and not (path / "metadata.yaml").exists()):
+        return path / time.strftime("flight_%Y%m%d_%H%M%S")
+    return path
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the executable. Returns the exit code."""
+    arguments = list(sys.argv if args is None else ["recorder", *args])
+    given = _parser().parse_args(remove_ros_args(arguments)[1:])
+    settings = Options(
+        images=not given.no_images,
+        compressed=given.compressed,
+        image_every=given.image_every,
+        quality=given.quality,
+        keep_free=given.keep_free << 20,
+    )
+    cv2.setNumThreads(1)  # the other cores are the tracker's
+    rclpy.init(args=arguments)
+    try:
+        node = Recorder(_bag_path(given.bag), settings)
+    except (ImportError, RecorderError) as error:
+        print(f"recorder: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    return _run(node)
+
+
+def _run(node: Recorder) -> int:
+    node.record()
+    node.get_logger().info(f"recording to {node.path}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        while not node.failure:
+            executor.spin_once(timeout_sec=0.5)
+    node.close()
+    print(
+        f"recorder: {node.path}: {node.images_written} images, {node.images_left_out} left out, "
+        f"{node.messages_left_out} other messages left out",
+        file=sys.stderr,
+    )
+    rclpy.try_shutdown()
+    return 1 if node.failure else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

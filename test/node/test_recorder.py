@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executable `recorder`: what it hears is in the bag, read back with rosbags."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from node_support import Scene, image_of, wait_until
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from mlkd_ros.cli import main as mlkd
+from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.messages import time_message
+from mlkd_ros.node.recorder import main as recorder_main
+
+highlevel = pytest.importorskip("rosbags.highlevel")
+
+SMALL = {
+    "detections": Detection2DArray,
+    "status": TrackStatus,
+    "bearing": TargetBearing,
+    "camera_info": CameraInfo,
+    "/diagnostics": DiagnosticArray,
+}
+
+
+class Aircraft:
+    """Publishes everything that is recorded."""
+
+    def __init__(self, namespace: str, image: str = "image") -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("aircraft", namespace=namespace, context=self.context)
+        self.images = self.node.create_publisher(Image, image, 10)
+        self.compressed = self.node.create_publisher(CompressedImage, f"{image}/compressed", 10)
+        self.small = {
+            name: self.node.create_publisher(kind, name, 10) for name, kind in SMALL.items()
+        }
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def wait_for_recorder(self, *publishers: Any) -> None:
+        for publisher in [*publishers, *self.small.values()]:
+            wait_until(lambda p=publisher: p.get_subscription_count() > 0, 30, publisher.topic_name)
+        time.sleep(1.0)  # until it knows of them, too: only it could tell
+
+    def say(self, header: Header) -> None:
+        """One message of each small kind."""
+        found = Detection2D(header=header, id="7")
+        status = DiagnosticStatus(name="tracker", message="fine")
+        messages = {
+            "detections": Detection2DArray(header=header, detections=[found]),
+            "status": TrackStatus(header=header, target_id="7", latency=0.02),
+            "bearing": TargetBearing(header=header, target_id="7", azimuth=0.25),
+            "camera_info": CameraInfo(header=header, width=320, height=240),
+            "/diagnostics": DiagnosticArray(header=header, status=[status]),
+        }
+        for name, message in messages.items():
+            self.small[name].publish(message)
+
+    def fly(self, image: np.ndarray, encoding: str = "bgr8") -> Image:
+        """One image and what is said about it."""
+        message = image_of(image, time.time_ns(), encoding)
+        self.images.publish(message)
+        self.say(message.header)
+        return message
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def aircraft(request: pytest.FixtureRequest) -> Iterator[Aircraft]:
+    aircraft = Aircraft(*getattr(request, "param", ("recorded",)))
+    yield aircraft
+    aircraft.close()
+
+
+def read(bag: Path) -> dict[str, list[Any]]:
+    """The messages of a bag by topic."""
+    messages: dict[str, list[Any]] = {}
+    with highlevel.AnyReader([bag]) as reader:
+        for connection, _, raw in reader.messages():
+            message = reader.deserialize(raw, connection.msgtype)
+            messages.setdefault(connection.topic, []).append(message)
+    return messages
+
+
+def ros(namespace: str = "recorded", *more: str) -> list[str]:
+    return ["--ros-args", "-r", f"__ns:=/{namespace}", *more]
+
+
+def record(start_node: Callable, *arguments: str) -> Any:
+    recorder = start_node("recorder", *arguments)
+    recorder.wait_for_output("recording to")
+    return recorder
+
+
+def publish_until_there(recorder: Any, aircraft: Aircraft, image: np.ndarray, bag: Path) -> None:
+    """Until so much has come that a chunk is on the disk."""
+    file = bag / f"{bag.name}.mcap"
+
+    def written() -> bool:
+        aircraft.fly(image)
+        time.sleep(0.02)
+        assert recorder.running, recorder.output
+        return file.stat().st_size > 2 << 20
+
+    wait_until(written, 60, "2 MiB on the disk")
+
+
+def test_everything_is_in_the_bag_under_its_name(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    bag = tmp_path / "flights/first"
+    recorder = record(start_node, str(bag), *ros())
+    aircraft.wait_for_recorder(aircraft.images)
+    sent = []
+    for index in range(6):
+        sent.append(aircraft.fly(scene.image(index), "rgb8" if index % 2 else "mono16"))
+        time.sleep(0.1)
+    assert recorder.stop() == 0
+    assert "6 images, 0 left out, 0 other messages left out" in recorder.output
+    messages = read(bag)
+    assert Counter({topic: len(found) for topic, found in messages.items()}) == {
+        "/recorded/image/compressed": 6,
+        "/recorded/detections": 6,
+        "/recorded/status": 6,
+        "/recorded/bearing": 6,
+        "/recorded/camera_info": 6,
+        "/diagnostics": 6,
+    }
+    stamps = [message.header.stamp for message in messages["/recorded/image/compressed"]]
+    assert [(s.sec, s.nanosec) for s in stamps] == [
+        (m.header.stamp.sec, m.header.stamp.nanosec) for m in sent
+    ]
+    coded = messages["/recorded/image/compressed"][1]
+    picture = cv2.imdecode(np.asarray(coded.data), cv2.IMREAD_COLOR)
+    assert np.abs(picture.astype(int) - scene.image(1)).mean() < 6
+    assert messages["/recorded/bearing"][0].azimuth == 0.25
+    assert messages["/recorded/detections"][0].detections[0].id == "7"
+
+
+@pytest.mark.parametrize("aircraft", [("recorded", "/nose/image_raw")], indirect=True)
+def test_compressed_images_stay_as_they_are(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    # An existing folder is where flights go, each under the time it began.
+    remapped = ros("recorded", "-r", "image:=/nose/image_raw")
+    recorder = record(start_node, str(tmp_path), "--compressed", "--image-every", "2", *remapped)
+    aircraft.wait_for_recorder(aircraft.compressed)
+    data = cv2.imencode(".png", scene.image(0))[1].tobytes()
+    for index in range(6):
+        header = Header(stamp=time_message((index + 1) * 10**9))
+        image = CompressedImage(header=header, format="bgr8; png compressed bgr8")
+        image.data.frombytes(data)
+        aircraft.compressed.publish(image)
+        time.sleep(0.1)
+    assert recorder.stop() == 0
+    (bag,) = tmp_path.glob("flight_*")
+    images = read(bag)["/nose/image_raw/compressed"]
+    assert [image.header.stamp.sec for image in images] == [2, 4, 6]
+    assert bytes(images[0].data) == data
+
+
+def test_without_images_and_the_bag_is_kept_when_told_to_end(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    bag = tmp_path / "bag"
+    recorder = record(start_node, str(bag), "--no-images", *ros())
+    aircraft.wait_for_recorder()
+    aircraft.fly(scene.image(0))
+    time.sleep(0.5)
+    recorder.process.send_signal(signal.SIGTERM)
+    assert recorder.process.wait(15) == 0
+    assert aircraft.images.get_subscription_count() == 0
+    assert set(read(bag)) == {"/diagnostics"} | {f"/recorded/{n}" for n in SMALL if n[0] != "/"}
+
+
+def test_a_recording_that_was_cut_off_is_repaired(
+    start_node: Callable,
+    aircraft: Aircraft,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bag = tmp_path / "bag"
+    recorder = record(start_node, str(bag), *ros())
+    aircraft.wait_for_recorder(aircraft.images)
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
+    publish_until_there(recorder, aircraft, noise, bag)
+    recorder.process.kill()
+    recorder.process.wait()
+    file = bag / "bag.mcap"
+    with open(file, "ab") as stream:  # as if the power had gone in the middle of a chunk
+        stream.write(b"\x06" + (1 << 20).to_bytes(8, "little") + bytes(5000))
+    with pytest.raises(highlevel.AnyReaderError):
+        read(file)
+    assert mlkd(["repair", str(bag)]) == 0
+    assert "readable again; 5009 bytes" in capsys.readouterr().out
+    messages = read(file)
+    assert len(messages["/recorded/image/compressed"]) >= 3
+    assert len(messages["/recorded/status"]) >= 3
+    size = file.stat().st_size
+    assert mlkd(["repair", str(file)]) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert file.stat().st_size == size
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"no", "not an MCAP file"), (b"\x89MCAP0\r\n", "nothing to rescue")]
+)
+def test_what_cannot_be_repaired_stays_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, words: str
+) -> None:
+    file = tmp_path / "broken.mcap"
+    file.write_bytes(content)
+    assert mlkd(["repair", str(file)]) == 2
+    assert words in capsys.readouterr().err
+    assert file.read_bytes() == content
+
+
+def test_memory_is_bounded_when_images_come_faster_than_they_can_be_written(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path
+) -> None:
+    recorder = record(start_node, str(tmp_path / "bag"), *ros())
+    aircraft.wait_for_recorder(aircraft.images)
+    noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3)).astype(np.uint8)
+    message = image_of(noise, time.time_ns())
+
+    def memory() -> int:
+        status = Path(f"/proc/{recorder.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) >> 10
+
+    before = memory()
+    for _ in range(60):
+        aircraft.images.publish(message)
+    assert memory() - before < 200, "60 of these images are 360 MiB"
+    assert recorder.stop() == 0
+    assert "left out" in recorder.output
+
+
+def test_a_full_disk_ends_the_recording_and_keeps_the_bag(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    bag = tmp_path / "bag"
+    recorder = record(start_node, str(bag), "--keep-free", "1000000000", *ros())
+    aircraft.wait_for_recorder(aircraft.images)
+
+    def ended() -> bool:
+        aircraft.fly(scene.image(0))
+        time.sleep(0.1)
+        return not recorder.running
+
+    wait_until(ended, 30, "the end")
+    assert recorder.process.returncode == 1
+    assert "less than 1000000000 MiB are free" in recorder.output
+    assert read(bag)
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metadata.yaml").touch()
+    assert recorder_main([str(tmp_path)]) == 1
+    assert "exists already; a recording never overwrites anything" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [("--quality", "0"), ("--image-every", "0"), ("--keep-free", "x")]
+)
+def test_bad_options(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        recorder_main(["bag", *option])
+    assert option[0] in capsys.readouterr().err
