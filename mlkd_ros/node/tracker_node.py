@@ -38,7 +38,6 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
-from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
@@ -57,7 +56,7 @@ from mlkd_ros.node.targets import (
     TargetSet,
 )
 from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
-from mlkd_ros.srv import InitTarget
+from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, load_tracker
 from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
 
@@ -212,16 +211,14 @@ class TrackerNode(LifecycleNode):
     # --- what the node offers -------------------------------------------------------------------
 
     def _serve(self) -> None:
-        # A group each: a service that waits for the tracking thread must not keep images out.
-        self.create_service(  # type: ignore[misc]  # rclpy types no coroutine, but runs them
-            InitTarget,
-            "init_target",
-            self._on_init_target,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-        )
-        self.create_service(
-            Trigger, "stop", self._on_stop, callback_group=MutuallyExclusiveCallbackGroup()
-        )
+        for kind, name, answer in (
+            (InitTarget, "init_target", self._on_init_target),
+            (StopTarget, "stop", self._on_stop),
+        ):
+            # A group each: a service that waits for the tracking thread must not keep images out.
+            group = MutuallyExclusiveCallbackGroup()
+            # rclpy types no coroutine, but runs them.
+            self.create_service(kind, name, cast(Any, answer), callback_group=group)
 
     def _advertise(self) -> None:
         self._detections = self._publisher(Detection2DArray, "detections", 10)
@@ -335,19 +332,24 @@ class TrackerNode(LifecycleNode):
         return response
 
     async def _on_stop(
-        self, request: Trigger.Request, response: Trigger.Response
-    ) -> Trigger.Response:
+        self, request: StopTarget.Request, response: StopTarget.Response
+    ) -> StopTarget.Response:
+        """In every state of the node: what is not followed need not be stopped."""
         try:
-            names = await self._on_tracking_thread(TargetSet.forget)
+            names = await self._on_tracking_thread(partial(_forget, request.target_id))
         except DesignationError as error:
             if error.code != Code.NOT_READY:
-                response.message = str(error)
+                response.code, response.message = StopTarget.Response.INTERNAL_ERROR, str(error)
                 return response
             names = []
-        response.success = True
-        response.message = (
-            f"no longer following {', '.join(names)}" if names else "no target was being followed"
-        )
+        if names:
+            response.message = f"no longer following {', '.join(names)}"
+        elif not request.target_id:
+            response.message = "no target was being followed"
+        else:
+            response.code = StopTarget.Response.UNKNOWN_TARGET
+            response.message = f"no target '{request.target_id}' is being followed"
+        response.stopped = names
         self.get_logger().info(f"stop: {response.message}")
         return response
 
@@ -553,6 +555,10 @@ class TrackerNode(LifecycleNode):
             return
         text = f"{what}: {type(error).__name__}: {error}"
         logger.error(text, throttle_duration_sec=_LOG_EVERY)
+
+
+def _forget(target_id: str, targets: TargetSet) -> list[str]:
+    return targets.forget(target_id)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -23,14 +23,13 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
 from mlkd_ros.share import share_directory
 from mlkd_ros.simulation.encode import image_message
-from mlkd_ros.srv import InitTarget
+from mlkd_ros.srv import InitTarget, StopTarget
 
 PERIOD = 1 / 30
 
@@ -126,7 +125,7 @@ class GroundStation:
         subscribe(TrackStatus, "status", self.statuses.append, 100)
         subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self.init_client = self.node.create_client(InitTarget, "init_target")
-        self.stop_client = self.node.create_client(Trigger, "stop")
+        self.stop_client = self.node.create_client(StopTarget, "stop")
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -221,8 +220,9 @@ class GroundStation:
         )
         return self.call(self.init_client, request)  # type: ignore[return-value]
 
-    def stop(self) -> Trigger.Response:
-        return self.call(self.stop_client, Trigger.Request())  # type: ignore[return-value]
+    def stop(self, target_id: str = "") -> StopTarget.Response:
+        request = StopTarget.Request(target_id=target_id)
+        return self.call(self.stop_client, request)  # type: ignore[return-value]
 
 
 def wait_until(

@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 
 from mlkd_ros.node import tracker_node
 from mlkd_ros.node.tracker_node import TrackerNode
-from mlkd_ros.srv import InitTarget
+from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import Tracker
 from mlkd_ros.tracking.geometry import iou
 
@@ -62,6 +62,7 @@ def test_the_whole_life(ground: GroundStation, process: TrackerProcess, scene: S
     assert response.code == Code.NOT_READY
     assert "ros2 lifecycle set /juliet/tracker configure" in response.message
     assert ground.node.count_publishers("/juliet/detections") == 0
+    assert ground.stop().code == StopTarget.Response.SUCCESS
 
     assert ground.transition("configure")
     assert ground.state() == "inactive"
@@ -97,7 +98,10 @@ def test_the_whole_life(ground: GroundStation, process: TrackerProcess, scene: S
     stamp = ground.now()
     assert ground.show(image_of(scene.image(2), stamp)).detections == []
     assert ground.status_of(stamp).frames_received == 1
-    follow(ground, scene, 3)
+    target_id = follow(ground, scene, 3)
+    assert ground.transition("deactivate")
+    # Stopping works while it sleeps.
+    assert list(ground.stop().stopped) == [target_id]
 
     assert ground.transition("shutdown")
     assert ground.state() == "finalized"

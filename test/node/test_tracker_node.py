@@ -30,7 +30,7 @@ from sensor_msgs.msg import Image
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.node.parameters import default_settings
-from mlkd_ros.srv import InitTarget
+from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking.encoding import ENCODINGS
 from mlkd_ros.tracking.geometry import iou
 
@@ -57,7 +57,7 @@ def shared_ground(tracker: TrackerProcess) -> Iterator[GroundStation]:
 
 @pytest.fixture
 def ground(shared_ground: GroundStation) -> GroundStation:
-    assert shared_ground.stop().success
+    assert shared_ground.stop().code == StopTarget.Response.SUCCESS
     return shared_ground
 
 
@@ -159,10 +159,12 @@ def test_a_box_drawn_on_a_smaller_picture(ground: GroundStation, scene: Scene) -
 def test_stop_forgets_and_can_be_repeated(ground: GroundStation, scene: Scene) -> None:
     target_id = follow(ground, scene)
     answer = ground.stop()
-    assert (answer.success, answer.message) == (True, f"no longer following {target_id}")
+    assert (answer.code, answer.message) == (0, f"no longer following {target_id}")
+    assert answer.stopped == [target_id]
     assert ground.show(image_of(scene.image(1), ground.now())).detections == []
     answer = ground.stop()
-    assert (answer.success, answer.message) == (True, "no target was being followed")
+    assert (answer.code, answer.message) == (0, "no target was being followed")
+    assert answer.stopped == []
 
 
 def test_ids_are_stable_and_new_for_a_new_target(ground: GroundStation, scene: Scene) -> None:
@@ -428,6 +430,15 @@ def test_before_any_image_before_a_good_one_and_two_targets(start, scene: Scene)
         10,
         "a status of each",
     )
+
+    answer = ground.stop("van")
+    assert answer.code == StopTarget.Response.UNKNOWN_TARGET
+    assert (answer.message, answer.stopped) == ("no target 'van' is being followed", [])
+    answer = ground.stop("car")
+    assert (answer.code, answer.stopped) == (StopTarget.Response.SUCCESS, ["car"])
+    left = ground.show(image_of(scene.image(2), ground.now())).detections
+    assert "car" not in [d.id for d in left]
+    assert list(ground.stop().stopped) == ["1"]
     assert process.end(signal.SIGTERM) == 0
 
 
