@@ -26,6 +26,7 @@ ROSDEP_KEYS = {
     "tqdm": "python3-tqdm",
     "PyYAML": "python3-yaml",
     "matplotlib": "python3-matplotlib",
+    "aiohttp": "python3-aiohttp",
 }
 # What is called differently by pip and in an import statement.
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
@@ -53,7 +54,8 @@ def rosdep_keys() -> set[str]:
 def requirements() -> list[str]:
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    return project["dependencies"] + extras["tools"] + extras["train"] + extras["plot"]
+    names = ("tools", "train", "plot", "station")
+    return project["dependencies"] + [item for name in names for item in extras[name]]
 
 
 def test_versions_agree() -> None:

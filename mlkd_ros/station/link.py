@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS side of the web ground station: a node, and the thread that it lives in.
+
+What the node learns goes to one callback, called in its thread, as `Picture`, `Status` and `Link`.
+What is asked of it comes through `RosThread`, from the event loop of the server.
+
+A picture is shown together with what the tracker says of that very image: the node holds images
+back until the tracker's status of one arrives (it is some 20 ms behind), and shows that one. When
+the tracker says nothing, images are shown as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+from mlkd_ros.msg import TrackStatus
+from mlkd_ros.node.messages import nanoseconds
+from mlkd_ros.srv import InitTarget, StopTarget
+from mlkd_ros.station.calls import constant_name, discovery_hint
+from mlkd_ros.station.picture import JpegEncoder
+from mlkd_ros.tracking.encoding import UnusableImageError
+
+__all__ = ["CallError", "Event", "Link", "Picture", "RosThread", "StationNode", "Status", "Video"]
+
+#: Seconds between two reports of who is there.
+_TICK = 0.25
+#: Seconds after which images no longer wait for a tracker that says nothing about them.
+_PATIENCE = 1.0
+#: Memory for images that wait for the tracker, bytes: a second and a half of 1280x720 bgr8.
+_HELD_BYTES = 128 << 20
+_HELD_IMAGES = 60
+#: Seconds that rates are averages over.
+_RATE_WINDOW = 2.0
+_SHUTDOWN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Video:
+    """What pictures the page gets. `topic` is relative to the node's namespace, or absolute."""
+
+    topic: str = "image"
+    compressed: bool = False
+    reliability: str = "auto"
+    rate: float = 15.0
+    max_width: int = 960
+    quality: int = 70
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A camera image to show. `age` is seconds from its stamp to `sent` (steady clock, seconds)."""
+
+    stamp: int
+    jpeg: bytes
+    size: tuple[int, int]
+    image_size: tuple[int, int]
+    age: float
+    sent: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the tracker says of one target on the image with that stamp; state IDLE: no target.
+
+    `box` is x, y, w, h in pixels of the camera image, None unless the target is seen.
+    """
+
+    stamp: int
+    target_id: str
+    state: str
+    confidence: float
+    box: tuple[float, float, float, float] | None
+    image_size: tuple[int, int]
+    latency: float
+    reacquisitions: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """Who is there, and how fast. `silence`: seconds since the last image, None before the first.
+
+    Rates in Hz; `drop_share` is the share of images that the tracker did not look at, 0 to 1.
+    `problem` says what is wrong, empty if nothing is.
+    """
+
+    namespace: str
+    topic: str
+    tracker: bool
+    publishers: int
+    silence: float | None
+    problem: str
+    hint: str
+    camera_rate: float
+    tracker_rate: float
+    drop_share: float
+
+
+Event = Picture | Status | Link
+
+
+class CallError(Exception):
+    """A service could not be called, or did not answer; the message says which and what to do."""
+
+
+@dataclass
+class _Rate:
+    """How often something happened in the last seconds."""
+
+    _times: deque[float] = field(default_factory=deque)
+
+    def count(self) -> None:
+        self._times.append(time.monotonic())
+        self._forget()
+
+    def hertz(self) -> float:
+        self._forget()
+        if len(self._times) < 2:
+            return 0.0
+        return (len(self._times) - 1) / (self._times[-1] - self._times[0] + 1e-9)
+
+    def _forget(self) -> None:
+        while self._times and self._times[0] < time.monotonic() - _RATE_WINDOW:
+            self._times.popleft()
+
+
+class StationNode(Node):
+    """Listens to camera and tracker; tells `publish`, in the executor's thread.
+
+    Images are subscribed to only while `watched` is true. Any thread may set it.
+    """
+
+    def __init__(self, publish: Callable[[Event], None], video: Video, **options: Any) -> None:
+        super().__init__("ground_station", **options)
+        self.watched = False
+        self._publish = publish
+        self._video = video
+        self._encoder = JpegEncoder(video.max_width, video.quality)
+        self._images: Subscription[Any] | None = None
+        self._asked = ReliabilityPolicy.BEST_EFFORT
+        self._topic = self.resolve_topic_name(video.topic)
+        self._held: OrderedDict[int, Image | CompressedImage] = OrderedDict()
+        self._held_bytes = 0
+        self._spoken_of: deque[int] = deque(maxlen=_HELD_IMAGES)
+        self._matched = -_PATIENCE
+        self._next_picture = 0.0
+        self._last_image: float | None = None
+        self._problem = ""
+        self._camera, self._tracker = _Rate(), _Rate()
+        self._counts: deque[tuple[float, int, int]] = deque()
+        self.create_subscription(TrackStatus, "status", self._on_status, 50)
+        self.init_target: Any = self.create_client(InitTarget, "init_target")
+        self.stop: Any = self.create_client(StopTarget, "stop")
+        self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # --- images and what is said of them --------------------------------------------------------
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._camera.count()
+        self._last_image = time.monotonic()
+        stamp = nanoseconds(message.header.stamp)
+        self._hold(stamp, message)
+        if stamp in self._spoken_of or self._last_image - self._matched > _PATIENCE:
+            self._show(stamp)
+
+    def _hold(self, stamp: int, message: Image | CompressedImage) -> None:
+        self._release(stamp)
+        self._held[stamp] = message
+        self._held_bytes += len(message.data)
+        while len(self._held) > 1 and (
+            len(self._held) > _HELD_IMAGES or self._held_bytes > _HELD_BYTES
+        ):
+            self._release(next(iter(self._held)))
+
+    def _release(self, stamp: int) -> Image | CompressedImage | None:
+        message = self._held.pop(stamp, None)
+        if message is not None:
+            self._held_bytes -= len(message.data)
+        return message
+
+    def _on_status(self, message: TrackStatus) -> None:
+        stamp = nanoseconds(message.header.stamp)
+        if not self._spoken_of or self._spoken_of[-1] != stamp:
+            self._spoken_of.append(stamp)
+            self._tracker.count()
+            self._count(message)
+        self._publish(_status(stamp, message))
+        if stamp in self._held:
+            self._matched = time.monotonic()
+            self._show(stamp)
+
+    def _count(self, message: TrackStatus) -> None:
+        now = time.monotonic()
+        self._counts.append((now, message.frames_received, message.frames_processed))
+        while self._counts[0][0] < now - _RATE_WINDOW:
+            self._counts.popleft()
+
+    def _show(self, stamp: int) -> None:
+        """Publish the picture of a held image, if one is due; forget it and those before it."""
+        while next(iter(self._held)) != stamp:
+            self._release(next(iter(self._held)))
+        now = time.monotonic()
+        if now < self._next_picture:
+            return
+        message = self._release(stamp)
+        assert message is not None
+        # A little early is better than an image too late: the rates of camera and page may match.
+        self._next_picture = max(self._next_picture, now - 0.5 / self._video.rate)
+        self._next_picture += 1.0 / self._video.rate
+        try:
+            jpeg = self._encoder.encode(message)
+        except UnusableImageError as error:
+            self._problem = f"unusable image on {self._topic}: {error}"
+            return
+        self._problem = ""
+        age = (self.get_clock().now().nanoseconds - stamp) * 1e-9
+        self._publish(Picture(stamp, jpeg.data, jpeg.size, jpeg.image_size, age, time.monotonic()))
+
+    # --- who is there ---------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        publishers = self.get_publishers_info_by_topic(self._topic)
+        self._subscribe(publishers)
+        found = self.init_target.service_is_ready()
+        silence = None if self._last_image is None else time.monotonic() - self._last_image
+        self._publish(
+            Link(
+                namespace=self.get_namespace(),
+                topic=self._topic,
+                tracker=found,
+                publishers=len(publishers),
+                silence=silence,
+                problem=self._problem or self._wrong_type(publishers),
+                hint="" if found else self._hint(self.init_target, InitTarget),
+                camera_rate=self._received_rate() or self._camera.hertz(),
+                tracker_rate=self._tracker.hertz(),
+                drop_share=self._drop_share(),
+            )
+        )
+
+    def _subscribe(self, publishers: Sequence[Any]) -> None:
+        """Subscribe to images while somebody watches, as reliably as every publisher offers."""
+        asked = _reliability(self._video.reliability, publishers)
+        if self._images is not None and (not self.watched or asked != self._asked):
+            self.destroy_subscription(self._images)
+            self._images = None
+            self._held.clear()
+            self._held_bytes = 0
+            self._last_image = None
+        if self._images is None and self.watched:
+            self._asked = asked
+            self._last_image = None
+            self._images = self.create_subscription(
+                CompressedImage if self._video.compressed else Image,
+                self._topic,
+                self._on_image,
+                QoSProfile(depth=2, reliability=asked),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+
+    def _wrong_type(self, publishers: Sequence[Any]) -> str:
+        expected = f"sensor_msgs/msg/{'CompressedImage' if self._video.compressed else 'Image'}"
+        types = {publisher.topic_type for publisher in publishers}
+        if not types or expected in types:
+            return ""
+        other = "compressed" if "sensor_msgs/msg/CompressedImage" in types else "raw"
+        return (
+            f"{self._topic} carries {', '.join(sorted(types))}, not {expected}: "
+            f"start the ground station with --image-transport {other}"
+        )
+
+    def _received_rate(self) -> float:
+        """The camera's rate as the tracker counts it: this node may have been sent fewer."""
+        if len(self._counts) < 2 or self._tracker.hertz() == 0.0:
+            return 0.0
+        (begin, first, _), (end, last, _) = self._counts[0], self._counts[-1]
+        return max(0.0, (last - first) / (end - begin + 1e-9))
+
+    def _drop_share(self) -> float:
+        if len(self._counts) < 2:
+            return 0.0
+        received = self._counts[-1][1] - self._counts[0][1]
+        processed = self._counts[-1][2] - self._counts[0][2]
+        return min(max(1.0 - processed / received, 0.0), 1.0) if received > 0 else 0.0
+
+    # --- what is asked of the tracker -----------------------------------------------------------
+
+    def call(self, client: Client[Any, Any], request: Any, answered: Callable[[Any], None]) -> Any:
+        """Call a service; `answered` gets the response or a CallError. Executor's thread only.
+
+        Returns what `forget` takes.
+        """
+        if not client.service_is_ready():
+            kind = type(request).__qualname__.split("_Request")[0]
+            hint = self._hint(client, InitTarget if kind == "InitTarget" else StopTarget)
+            answered(CallError(f"tracker not found: no service {client.srv_name}. {hint}"))
+            return None
+        future = client.call_async(request)
+        future.add_done_callback(lambda done: answered(done.exception() or done.result()))
+        return future
+
+    def _hint(self, client: Client[Any, Any], kind: type) -> str:
+        return discovery_hint(self, client.srv_name, f"mlkd_ros/srv/{kind.__name__}")
+
+
+def _reliability(wanted: str, publishers: Sequence[Any]) -> ReliabilityPolicy:
+    if wanted != "auto":
+        return ReliabilityPolicy[wanted.upper()]
+    offered = {publisher.qos_profile.reliability for publisher in publishers}
+    # A reliable subscription gets nothing from a best-effort camera; a best-effort one loses most
+    # of a reliable camera's images where DDS is not tuned for their size.
+    return (
+        ReliabilityPolicy.RELIABLE
+        if offered == {ReliabilityPolicy.RELIABLE}
+        else ReliabilityPolicy.BEST_EFFORT
+    )
+
+
+def _status(stamp: int, message: TrackStatus) -> Status:
+    seen = message.width > 0 and message.height > 0
+    return Status(
+        stamp=stamp,
+        target_id=message.target_id,
+        state=constant_name(message, message.state),
+        confidence=float(message.confidence),
+        box=(message.x, message.y, message.width, message.height) if seen else None,
+        image_size=(message.image_width, message.image_height),
+        latency=float(message.latency),
+        reacquisitions=message.reacquisitions,
+    )
+
+
+class RosThread:
+    """A StationNode on an executor in a thread of its own; a context manager.
+
+    Raises ValueError, naming what is wrong, if the node cannot be made as asked.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[Event], None],
+        video: Video,
+        namespace: str,
+        arguments: Sequence[str],
+    ) -> None:
+        self._context = rclpy.Context()
+        # Ctrl-C is the server's: it ends first.
+        rclpy.init(
+            args=list(arguments),
+            context=self._context,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        self.node = StationNode(publish, video, namespace=namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
+
+    def __enter__(self) -> RosThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(timeout_sec=_SHUTDOWN_S)
+        self._thread.join(_SHUTDOWN_S)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    async def call(self, client: Client[Any, Any], request: Any, timeout: float) -> Any:
+        """Call a service of the tracker from the event loop. Raises CallError."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+
+        def deliver(result: Any) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        def answered(result: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(deliver, result)
+
+        pending = self._executor.create_task(self.node.call, client, request, answered)
+        try:
+            result = await asyncio.wait_for(answer, timeout)
+        except asyncio.TimeoutError:
+            self._executor.create_task(_forget, client, pending)
+            raise CallError(
+                f"{client.srv_name} did not answer within {timeout:g} s: "
+                "the tracker has ended, or is stuck; its log may say more"
+            ) from None
+        if isinstance(result, Exception):
+            raise result if isinstance(result, CallError) else CallError(str(result))
+        return result
+
+
+def _forget(client: Client[Any, Any], pending: Any) -> None:
+    """Expect no answer any more. Executor's thread only."""
+    if pending.done() and pending.result() is not None:
+        client.remove_pending_request(pending.result())
