@@ -8,7 +8,7 @@ from .engine import EngineError
 from .geometry import BoxOutsideImageError, InvalidBoxError
 from .presence import TrackState
 from .settings import PresenceSettings, TrackerSettings
-from .tracker import Tracker, TrackResult, load_tracker, update_together
+from .tracker import TargetRecord, Tracker, TrackResult, load_tracker, update_together
 
 __all__ = [
     "BoxOutsideImageError",
@@ -16,6 +16,7 @@ __all__ = [
     "EngineError",
     "InvalidBoxError",
     "PresenceSettings",
+    "TargetRecord",
     "TrackResult",
     "TrackState",
     "Tracker",

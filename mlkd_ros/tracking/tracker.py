@@ -24,10 +24,11 @@ from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
 from .presence import Presence, TrackState, calibrated_confidence
-from .settings import TrackerSettings
+from .settings import PresenceSettings, TrackerSettings
 
 __all__ = [
     "STUDENT_SHAPES",
+    "TargetRecord",
     "TrackResult",
     "Tracker",
     "load_tracker",
@@ -65,13 +66,29 @@ class TrackResult:
     reacquisitions: int = 0
 
 
+@dataclass(frozen=True)
+class TargetRecord:
+    """What it takes to follow a target on another engine, or in another process.
+
+    patch: ``(T, T, 3)`` uint8 BGR, the first template's pixels. box: x, y, w, h where it was last,
+    in pixels of an image of ``image_size`` (width, height).
+    """
+
+    patch: np.ndarray
+    box: Box
+    image_size: tuple[int, int]
+    state: TrackState
+    reacquisitions: int = 0
+
+
 @dataclass
 class _Target:
     """Where a target was last seen: centre and size in image pixels, velocity in pixels a
-    second.
+    second; ``patch`` is the first template's.
     """
 
     memory: TemplateMemory
+    patch: np.ndarray
     cx: float
     cy: float
     w: float
@@ -196,10 +213,51 @@ class Tracker:
         frame = as_frame(image)
         x, y, w, h = check_box(box, frame.width, frame.height)
         cx, cy = x + w / 2, y + h / 2
-        memory = TemplateMemory(self.settings.memory, self._template(frame, cx, cy, w, h))
+        patch = self._patch(frame, cx, cy, w, h)
+        memory = TemplateMemory(self.settings.memory, self._engine.template(patch[None]))
         size = (frame.width, frame.height)
-        self._target = _Target(memory, cx, cy, w, h, size, stamp=stamp)
+        self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp)
         self._presence = Presence(self.settings.presence)
+
+    def record(self) -> TargetRecord:
+        """The target, for ``restore``. RuntimeError without one."""
+        target = self._target
+        if target is None:
+            raise RuntimeError("no target: call init(image, box) first")
+        box = (target.cx - target.w / 2, target.cy - target.h / 2, target.w, target.h)
+        presence = self._presence
+        return TargetRecord(
+            target.patch, box, target.image_size, presence.state, presence.reacquisitions
+        )
+
+    def restore(self, record: TargetRecord) -> None:
+        """Take on a recorded target, in the state it was recorded in: a LOST one is searched for.
+
+        Its looks are those of the first template again. ValueError for a record that does not fit
+        this student.
+        """
+        side = self._shape.template_size
+        if record.patch.shape != (side, side, 3) or record.patch.dtype != np.uint8:
+            raise ValueError(
+                f"the template patch is {record.patch.shape} {record.patch.dtype}, this student "
+                f"needs ({side}, {side}, 3) uint8"
+            )
+        x, y, w, h = record.box
+        if not (all(map(math.isfinite, record.box)) and w > 0 and h > 0):
+            raise ValueError(f"the recorded box {record.box} is no box")
+        memory = TemplateMemory(self.settings.memory, self._engine.template(record.patch[None]))
+        target = _Target(memory, record.patch, x + w / 2, y + h / 2, w, h, record.image_size)
+        self._keep_inside(target)
+        self._target = target
+        self._presence = Presence(self.settings.presence)
+        self._presence.state = record.state
+        self._presence.reacquisitions = record.reacquisitions
+        self._scan = self._scan_centres(target)
+
+    def set_presence(self, presence: PresenceSettings) -> None:
+        """Other thresholds of presence, from the next image on."""
+        self.settings = replace(self.settings, presence=presence)
+        self._presence.settings = presence
 
     def update(self, image: np.ndarray | Frame, stamp: float | None = None) -> TrackResult:
         """Find the target in the next image. ``stamp`` in seconds; without stamps 30 images a
@@ -210,11 +268,14 @@ class Tracker:
         """
         return update_together([self], image, stamp)[0]
 
+    def _patch(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> np.ndarray:
+        """Template pixels of a box given by centre and size."""
+        side = context_side(w, h, self.settings.context_amount)
+        return crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
+
     def _template(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> Template:
         """Template features of a box given by centre and size."""
-        side = context_side(w, h, self.settings.context_amount)
-        patch = crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
-        return self._engine.template(patch[None])
+        return self._engine.template(self._patch(frame, cx, cy, w, h)[None])
 
     def sibling(self) -> Tracker:
         """A tracker for another target on the same engine; ``update_together`` runs siblings as one
