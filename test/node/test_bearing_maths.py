@@ -130,7 +130,7 @@ def test_covariance_against_many_boxes() -> None:
     box, confidence = (950.0, 560.0, 60.0, 24.0), 0.97
     given = np.array(camera.bearing(box, confidence).covariance).reshape(2, 2)
     spread = [
-        math.sqrt(side**2 * (confidence * 0.08**2 + (1 - confidence)) + 0.5**2)
+        math.sqrt(side**2 * (confidence * 0.04**2 + (1 - confidence) * 0.25) + 0.5**2)
         for side in (60.0, 24.0)
     ]
     centres = np.random.default_rng(1).normal((980.0, 572.0), spread, (20_000, 2))
@@ -153,7 +153,7 @@ def test_covariance_grows_with_the_box_and_as_confidence_falls() -> None:
 
     assert deviation(40, 0.9) < deviation(80, 0.9)
     assert deviation(40, 0.9) < deviation(40, 0.5) < deviation(40, 0.0)
-    assert deviation(40, 1.0) == pytest.approx(math.hypot(3.2, 0.5) / 905, rel=0.01)
+    assert deviation(40, 1.0) == pytest.approx(math.hypot(1.6, 0.5) / 905, rel=0.01)
 
 
 # --- calibrations that cannot be used -------------------------------------------------------------
