@@ -40,7 +40,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--noise-seed", type=int, default=0, help="of the darkening")
+    parser.add_argument(
+        "--noise-seeds", type=int, nargs="+", default=[0], metavar="N",
+        help="darken every sequence once with each of these (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--flights", type=int, default=0, metavar="N",
+        help="rendered night flights to fly as well, as one more condition (default: none)",
+    )  # fmt: skip
     parser.set_defaults(run_command=run)
 
 
@@ -48,7 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from ..evaluation.datasets import choose, load_dataset
     from ..evaluation.running import progress
-    from .selection import calibrate, find_candidates, fly_as_shipped, fly_candidates
+    from .selection import (
+        calibrate,
+        find_candidates,
+        fly_as_shipped,
+        fly_candidates,
+        make_trials,
+    )
 
     paths = find_candidates(arguments.runs)
     problems: list[str] = []
@@ -59,16 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(problems[0])
     sequences = choose(sequences, arguments.sequence)
     conditions = arguments.condition or list(DEFAULT_CONDITIONS)
-    options: dict[str, Any] = {"device": arguments.device, "noise_seed": arguments.noise_seed}
-    frames = sum(len(sequence) for sequence in sequences) * len(conditions)
-    with progress(2 * frames) as on_frame:
-        results = fly_candidates(paths, sequences, conditions, on_frame=_one(on_frame), **options)
+    trials = make_trials(sequences, conditions, arguments.noise_seeds, arguments.flights)
+    with progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frame:
+        options: dict[str, Any] = {"device": arguments.device, "on_frame": _one(on_frame)}
+        results = fly_candidates(paths, trials, **options)
         best = max(results, key=lambda result: result.success)
         calibration = calibrate(best.samples)
-        _write(arguments, best, calibration, results, conditions)
-        shipped = fly_as_shipped(
-            arguments.output, sequences, conditions, on_frame=_one(on_frame), **options
-        )
+        _write(arguments, best, calibration, results)
+        shipped = fly_as_shipped(arguments.output, trials, **options)
     names = [sequence.name for sequence in sequences]
     card = _write_card(arguments, results, best, calibration, shipped, names)
     print(_candidates_table(results, best))
@@ -82,7 +93,7 @@ def _one(on_frame: Any) -> Any:
 
 def _write(
     arguments: argparse.Namespace, best: CandidateResult, calibration: Calibration,
-    results: list[CandidateResult], conditions: list[str],
+    results: list[CandidateResult],
 ) -> None:  # fmt: skip
     """Write the chosen student with its calibration and how it was chosen."""
     from ..tracking.checkpoint import load_checkpoint, save_checkpoint
@@ -91,7 +102,9 @@ def _write(
     settings = replace(checkpoint.settings, calibration=(calibration.slope, calibration.offset))
     selection = {
         "dataset": arguments.dataset,
-        "conditions": conditions,
+        "conditions": list(best.scores),
+        "noise_seeds": arguments.noise_seeds,
+        "flights": arguments.flights,
         "success_auc": {_label(result): round(result.success, 4) for result in results},
         "chosen": _label(best),
     }
@@ -154,6 +167,8 @@ def _write_card(
         training=_training_lines(checkpoint.provenance),
         dataset=arguments.dataset,
         sequences=", ".join(sequences),
+        noise_seeds=", ".join(map(str, arguments.noise_seeds)),
+        flights=arguments.flights or "no",
         candidates=_candidates_table(results, best),
         shipped="\n".join([_head(list(shipped)), _row(f"**{_label(best)}**", shipped)]),
         slope=calibration.slope,
@@ -205,8 +220,9 @@ The whole experiment file is in the checkpoint's provenance.
 
 ## Validation
 Success AUC / precision at 20 px / normalised precision, one pass, means over sequences ({dataset}:
-{sequences}). All conditions but `day` are daylight footage darkened by the low-light camera model:
-synthetic. Candidates fly without presence states, as is usual in this field:
+{sequences}; noise seeds {noise_seeds}). `flights` are {flights} rendered night flights; all other
+conditions but `day` are daylight footage darkened by the low-light camera model: synthetic.
+Candidates fly without presence states, as is usual in this field:
 
 {candidates}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.flights import flight_sequence
+from ..data.night_flight import SCENARIOS, NightFlight
 from ..data.sequences import Sequence
 from ..evaluation.metrics import Scores, average, score
-from ..evaluation.one_pass import run_one_pass
+from ..evaluation.one_pass import DAY, run_one_pass
 from ..tracking.checkpoint import CheckpointError, load_checkpoint
 from ..tracking.geometry import Box, context_side, iou
 from ..tracking.settings import PresenceSettings, TrackerSettings
@@ -23,6 +26,9 @@ from .calibration import Reliability, cross_validated, fit_platt, reliability
 ABSENT_EVERY = 4
 #: A box is right above this IoU.
 RIGHT_ABOVE = 0.5
+#: Rendered flights for validation: the first one's seed, and which of their frames.
+VALIDATION_FLIGHT_SEED = 200
+FLIGHT_START, FLIGHT_FRAMES = 120, 240
 #: Never doubts, never loses: one-pass evaluation in the field's manner.
 ALWAYS_THERE = PresenceSettings(tracking_above=0.0, uncertain_below=0.0, lost_below=0.0)
 
@@ -154,28 +160,67 @@ def _settings_for_selection(path: Path) -> TrackerSettings:
     return replace(load_checkpoint(path).settings, calibration=(1.0, 0.0), presence=ALWAYS_THERE)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One flight of every candidate: a sequence in a condition, counted in a column of the table.
+
+    condition, noise_seed: as of ``evaluation.one_pass.darkened_frames``.
+    """
+
+    column: str
+    sequence: Sequence
+    condition: str = DAY
+    noise_seed: int = 0
+
+
+def make_trials(
+    sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
+    noise_seeds: SequenceOf[int] = (0,), flights: int = 0,
+) -> list[Trial]:  # fmt: skip
+    """Every sequence in every condition, darkened once for each noise seed; then rendered flights.
+
+    Flights (column ``flights``) go through the scenarios from seed ``VALIDATION_FLIGHT_SEED`` on,
+    which neither training nor ``night-flights-v1`` uses.
+    """
+    trials = [
+        Trial(condition, sequence, condition, seed)
+        for condition in conditions
+        for seed in (noise_seeds if condition != DAY else noise_seeds[:1])
+        for sequence in sequences
+    ]
+    names = list(SCENARIOS)
+    for number in range(flights):
+        flight = NightFlight(names[number % len(names)], VALIDATION_FLIGHT_SEED + number)
+        sequence = flight_sequence(flight, FLIGHT_FRAMES, FLIGHT_START)
+        trials.append(Trial("flights", sequence))
+    return trials
+
+
 def fly_candidates(
-    paths: SequenceOf[Path], sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
-    *, device: str = "auto", noise_seed: int = 0, on_frame: Any = None,
+    paths: SequenceOf[Path], trials: SequenceOf[Trial],
+    *, device: str = "auto", on_frame: Any = None,
 ) -> list[CandidateResult]:  # fmt: skip
     """One-pass evaluation of all candidates side by side on the same frames."""
     results = [CandidateResult(path) for path in paths]
     trackers = [
         load_tracker(path, device=device, settings=_settings_for_selection(path)) for path in paths
     ]
-    for condition in conditions:
-        scores: list[list[Scores]] = [[] for _ in paths]
-        for sequence in sequences:
-            probes = {
-                str(n): _Probe(tracker, sequence, result.samples)
-                for n, (tracker, result) in enumerate(zip(trackers, results, strict=True))
-            }
-            passes = run_one_pass(probes, sequence, condition, noise_seed, on_frame)
-            for number in range(len(paths)):
-                scores[number].append(score(passes[str(number)].boxes, sequence.boxes))
-        for result, own in zip(results, scores, strict=True):
-            result.scores[condition] = average(own)
+    columns: list[dict[str, list[Scores]]] = [{} for _ in paths]
+    for trial in trials:
+        probes = {
+            str(n): _Probe(tracker, trial.sequence, result.samples)
+            for n, (tracker, result) in enumerate(zip(trackers, results, strict=True))
+        }
+        for name, own in _fly(probes, trial, on_frame).items():
+            columns[int(name)].setdefault(trial.column, []).append(own)
+    for result, scores in zip(results, columns, strict=True):
+        result.scores = {column: average(own) for column, own in scores.items()}
     return results
+
+
+def _fly(trackers: Mapping[str, Any], trial: Trial, on_frame: Any) -> dict[str, Scores]:
+    passes = run_one_pass(trackers, trial.sequence, trial.condition, trial.noise_seed, on_frame)
+    return {name: score(one.boxes, trial.sequence.boxes) for name, one in passes.items()}
 
 
 @dataclass(frozen=True)
@@ -210,24 +255,14 @@ def calibrate(samples: Samples) -> Calibration:
 
 
 def fly_as_shipped(
-    path: Path, sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
-    *, device: str = "auto", noise_seed: int = 0, on_frame: Any = None,
-) -> dict[str, Scores]:  # fmt: skip
+    path: Path, trials: SequenceOf[Trial], *, device: str = "auto", on_frame: Any = None
+) -> dict[str, Scores]:
     """Scores of a finished checkpoint as the node runs it: with doubt, loss and re-acquisition."""
     from ..evaluation.trackers import OursTracker
 
     tracker = OursTracker(str(path), device=device)
-    return {
-        condition: average(
-            [
-                score(
-                    run_one_pass({"ours": tracker}, s, condition, noise_seed, on_frame)[
-                        "ours"
-                    ].boxes,
-                    s.boxes,
-                )
-                for s in sequences
-            ]
-        )
-        for condition in conditions
-    }
+    columns: dict[str, list[Scores]] = {}
+    for trial in trials:
+        own = _fly({"ours": tracker}, trial, on_frame)["ours"]
+        columns.setdefault(trial.column, []).append(own)
+    return {column: average(own) for column, own in columns.items()}

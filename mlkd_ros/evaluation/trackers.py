@@ -6,7 +6,9 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 - ``ours`` or ``ours=CHECKPOINT``;
 - ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
 - ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
-- ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime.
+- ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime;
+- ``teacher=TRACKER@ENHANCER``: what distillation learns from, a checkpoint or ``nanotrackv3.pth``
+  in our own loop, with the enhancer in front of its patches only.
 
 ``@ENHANCER`` behind any of these puts a low-light enhancer in front of it, as published night
 trackers have one: ``csrt@gamma``, ``kcf@zerodce.pth`` (see ``distillation.enhancer``).
@@ -45,6 +47,26 @@ class OursTracker:
         from mlkd_ros.tracking import load_tracker
 
         self._tracker = load_tracker(checkpoint, device=device, engine=engine)
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target."""
+        self._tracker.init(image, box)
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        return self._tracker.update(image).box
+
+
+class TeacherTracker:
+    """The teacher in flight: enhanced patches, our loop, and always a box."""
+
+    def __init__(self, tracker: str, enhancer: str) -> None:
+        from mlkd_ros.distillation.selection import ALWAYS_THERE
+        from mlkd_ros.distillation.teacher import teacher_tracker
+        from mlkd_ros.tracking.settings import TrackerSettings
+
+        settings = TrackerSettings(presence=ALWAYS_THERE)
+        self._tracker = teacher_tracker(Path(tracker), enhancer or "identity", settings=settings)
 
     def init(self, image: np.ndarray, box: Box) -> None:
         """Designate the target."""
@@ -247,7 +269,7 @@ def _network_paths(kind: str, argument: str) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack")
+KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack", "teacher")
 
 
 def tracker_label(specification: str) -> str:
@@ -304,9 +326,11 @@ def create_tracker(specification: str) -> EvaluatedTracker:
         ImportError: What the tracker runs on is not installed.
     """
     plain, enhancer = _split(specification)
+    kind, _, argument = plain.partition("=")
+    if kind == "teacher":
+        return TeacherTracker(argument, enhancer)
     if enhancer:
         return EnhancedTracker(create_tracker(plain), _create_enhancer(enhancer))
-    kind, _, argument = plain.partition("=")
     if kind == "ours":
         return OursTracker(argument or None)
     if kind == "opencv-nano":

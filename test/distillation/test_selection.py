@@ -9,6 +9,7 @@ from training_support import write_flights
 
 from mlkd_ros.cli import main
 from mlkd_ros.data.sequences import Sequence, load_otb_folders
+from mlkd_ros.distillation import selection
 from mlkd_ros.distillation.calibration import (
     apply_platt,
     cross_validated,
@@ -17,7 +18,13 @@ from mlkd_ros.distillation.calibration import (
     reliability,
     reliability_table,
 )
-from mlkd_ros.distillation.selection import Samples, _Probe, calibrate, find_candidates
+from mlkd_ros.distillation.selection import (
+    Samples,
+    _Probe,
+    calibrate,
+    find_candidates,
+    make_trials,
+)
 from mlkd_ros.distillation.student import write_student
 from mlkd_ros.tracking import CheckpointError, TrackResult, TrackState, load_tracker
 from mlkd_ros.tracking.checkpoint import load_checkpoint
@@ -152,6 +159,7 @@ def test_select_writes_the_best_with_calibration_and_card(runs, tmp_path, capsys
     output = tmp_path / "best" / "student.safetensors"
     words = ["select", runs / "room", runs / "one", "--validation", validation, "--dataset", "otb"]
     words += ["--condition", "day", "--condition", "dark", "--device", "cpu", "--output", output]
+    words += ["--noise-seeds", 0, 1]
     assert main([str(word) for word in words]) == 0
     assert "room/student_l2" in capsys.readouterr().out
     checkpoint = load_checkpoint(output)
@@ -170,6 +178,19 @@ def test_select_writes_the_best_with_calibration_and_card(runs, tmp_path, capsys
     tracker = load_tracker(output, device="cpu")
     tracker.init(sequence.frames[0], sequence.boxes[0])
     assert 0 <= tracker.update(sequence.frames[1]).confidence <= 1
+
+
+def test_trials_darken_with_every_seed_and_fly_unseen_flights(monkeypatch):
+    monkeypatch.setattr(selection, "FLIGHT_FRAMES", 2)
+    sequence = Sequence("still", [np.zeros((90, 160, 3), np.uint8)] * 2, np.full((2, 4), 30.0))
+    trials = make_trials([sequence], ["day", "dark"], [0, 5], flights=2)
+    assert [(t.column, t.condition, t.noise_seed) for t in trials] == [
+        ("day", "day", 0), ("dark", "dark", 0), ("dark", "dark", 5),
+        ("flights", "day", 0), ("flights", "day", 0),
+    ]  # fmt: skip
+    names = [trial.sequence.name for trial in trials[3:]]
+    seeds = [int(name.rsplit("_", 1)[1]) for name in names]
+    assert seeds == [200, 201] and all(len(trial.sequence) == 2 for trial in trials)
 
 
 def test_runs_without_a_student_are_named(runs, tmp_path):
