@@ -83,9 +83,12 @@ def shape_of(checkpoint: Checkpoint) -> StudentShape:
 
 
 class Engine(abc.ABC):
-    """Runs one student. ``name`` says what and where, for logs and diagnostics."""
+    """Runs one student. ``name`` says what and where, for logs and diagnostics; ``device`` is
+    ``cpu`` or ``cuda:N``.
+    """
 
     name: str
+    device: str = "cpu"
 
     def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
         self.shape = shape
@@ -201,6 +204,7 @@ class OnnxRuntimeEngine(MapEngine):
         if device != "cpu":
             # The template branch, run twice a second, stays on the CPU.
             where, self.batch = f"TensorRT on {device}", TENSORRT_BATCH
+            self.device = device
             providers = _tensorrt_providers(device, self._search.get_inputs())
             self._search = onnxruntime.InferenceSession(
                 checkpoint.graphs["search"], options, providers=providers

@@ -145,6 +145,7 @@ class CudaEngine(Engine):
 
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         super().__init__(shape_of(checkpoint), checkpoint.settings)
+        self.device = device
         self._device = torch.device(device)
         self._on_cuda = self._device.type == "cuda"
         student: Any = fuse(load_student(checkpoint)).to(

@@ -188,6 +188,11 @@ class Tracker:
         return self._engine.name
 
     @property
+    def device(self) -> str:
+        """Where the network runs: ``cpu`` or ``cuda:N``."""
+        return self._engine.device
+
+    @property
     def has_target(self) -> bool:
         """Whether ``update`` may be called."""
         return self._target is not None
