@@ -19,6 +19,7 @@ from mlkd_ros.evaluation.one_pass import (
     run_one_pass,
     write_result,
 )
+from mlkd_ros.tracking.checkpoint import default_checkpoint
 
 Box = tuple[float, float, float, float]
 
@@ -128,6 +129,19 @@ def test_identity_is_that_of_the_files(tmp_path: Path) -> None:
     assert first != trackers.tracker_identity(f"nanotrack={path}")
     with pytest.raises(ValueError, match=r"b\.onnx: no such file"):
         trackers.tracker_identity(f"nanotrack={path},{tmp_path}/b.onnx")
+
+
+def test_the_teacher_sees_enhanced_patches_and_always_has_a_box() -> None:
+    """Through a gamma curve a dark square is where it is; a dark image alone has a box as well."""
+    path = default_checkpoint()
+    teacher = trackers.create_tracker(f"teacher={path}@gamma")
+    image = np.random.default_rng(1).integers(0, 8, (240, 320, 3), dtype=np.uint8)
+    image[100:140, 140:180] = (12, 40, 60)
+    teacher.init(image, (140.0, 100.0, 40.0, 40.0))
+    box = teacher.update(image)
+    assert box is not None and box == pytest.approx((140, 100, 40, 40), abs=6)
+    assert teacher.update(np.zeros_like(image)) is not None
+    assert trackers.tracker_label(f"teacher={path}@gamma") == "teacher-student@gamma"
 
 
 def test_opencv_trackers_follow_a_bright_square() -> None:
