@@ -282,6 +282,24 @@ class Tracker:
         """Template features of a box given by centre and size."""
         return self._engine.template(self._patch(frame, cx, cy, w, h)[None])
 
+    def look(self, image: np.ndarray | Frame, box: Sequence[float]) -> tuple[Box, float]:
+        """What the network takes a target to be that is marked with ``box`` in this very image: its
+        box, which may reach outside, and the raw score. The tracker's own target is left alone.
+
+        Raises ValueError as ``init`` does.
+        """
+        frame = as_frame(image)
+        x, y, w, h = check_box(box, frame.width, frame.height)
+        cx, cy = x + w / 2, y + h / 2
+        ratio = self._shape.search_size / self._shape.template_size
+        side = context_side(w, h, self.settings.context_amount) * ratio
+        window = CropWindow.around(cx, cy, side, self._shape.search_size)
+        template = self._template(frame, cx, cy, w, h)
+        region = Region(window, template, w, h, self.settings.window_influence)
+        found = _candidate(window, *self._engine.locate(frame, [region])[0].tolist())
+        corner = (found.cx - found.w / 2, found.cy - found.h / 2)
+        return (*corner, found.w, found.h), found.score
+
     def sibling(self) -> Tracker:
         """A tracker for another target on the same engine; ``update_together`` runs siblings as one
         batch.
