@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer
     from rosbags.typesys.store import Typestore
 
-__all__ = ["IMAGE_TOPIC", "Recorder", "RecorderError", "main"]
+__all__ = ["IMAGE_TOPIC", "Recorder", "RecorderError", "main", "message_types"]
 
 #: Where the images go in the bag, below the namespace, unless `image` is remapped.
 IMAGE_TOPIC = "image/compressed"
@@ -278,7 +278,7 @@ class _Bag:
             self._writer.open()
         except OSError as error:
             raise RecorderError(f"{path} cannot be made: {error}") from error
-        types = _message_types()
+        types = message_types()
         self._connections = {
             name: self._writer.add_connection(name, _type_name(kind), typestore=types)
             for name, kind in topics.items()
@@ -308,7 +308,7 @@ def _type_name(kind: type) -> str:
     return f"{package}/{folder}/{kind.__name__}"
 
 
-def _message_types() -> Typestore:
+def message_types() -> Typestore:
     """The types that rosbags knows, and ours and those of vision_msgs from their definitions."""
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 

@@ -3,10 +3,12 @@
 
     replay flight.mp4
     replay flight_bag --bag-topic /camera/image_raw --rate 0.5 --loop --ros-args -r __ns:=/mlkd
+    replay demo/bag --init ground_truth
 
 Images come at the recording's own intervals. Their stamps are the time of sending, so that every
 node runs on its own clock as with a camera; with --clock they are the recording's own, and /clock
-tells the time to nodes that have use_sim_time set.
+tells the time to nodes that have use_sim_time set. With the images of a bag go its ground_truth and
+camera_info, if it has some.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.client import Client
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
@@ -29,12 +34,18 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.data.sources import DEFAULT_RATE, FrameSource, open_source
+from mlkd_ros.data.sources import DEFAULT_RATE, BagSource, FrameSource, open_source
+from mlkd_ros.node.messages import box_from_message
 from mlkd_ros.share import use_fastdds_profile
+from mlkd_ros.simulation.beside import KINDS, Beside
 from mlkd_ros.simulation.encode import image_message
+from mlkd_ros.srv import InitTarget
+from mlkd_ros.track_command import parse_box
 from mlkd_ros.tracking.encoding import ENCODINGS
 
-__all__ = ["Replay", "main"]
+__all__ = ["Replay", "ReplayError", "main"]
+
+Box = tuple[float, float, float, float]
 
 #: Seconds between two /clock messages.
 _CLOCK_PERIOD = 0.01
@@ -42,14 +53,24 @@ _CLOCK_PERIOD = 0.01
 _LONGEST_SLEEP = 0.05
 #: Seconds from seeing a subscriber to the first image.
 _SETTLING_TIME = 0.5
+#: Seconds between two attempts to designate the target.
+_RETRY_TIME = 0.5
+#: Visible share of a target from which on it can be designated.
+_VISIBLE = 0.5
 #: A recording that begins at zero would have stamps that mean "no time" to ROS.
 _EARLIEST_STAMP = 1.0
+
+
+class ReplayError(RuntimeError):
+    """The tracker does not do what it was asked for; the message says why."""
 
 
 class Replay(Node):
     """Publishes the frames of a source at their times.
 
     rate: 2 plays twice as fast. clock: publish the recording's own stamps and /clock.
+    beside: what is played with the frames. init: designate this box on the first frame, or the
+    target of the ground truth on the first frame that shows it; time stands still meanwhile.
     """
 
     def __init__(
@@ -60,6 +81,9 @@ class Replay(Node):
         clock: bool = False,
         encoding: str = "bgr8",
         frame_id: str = "camera_optical",
+        beside: Beside | None = None,
+        init: Box | str = "",
+        answer_time: float = 60.0,
     ) -> None:
         super().__init__("replay", namespace="mlkd")
         self._source = source
@@ -73,18 +97,33 @@ class Replay(Node):
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._clock_topic = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self._beside = beside
+        self._companions: dict[str, Publisher[Any]] = {
+            kind: self.create_publisher(KINDS[kind], kind, 10)
+            for kind in (beside.topics if beside else ())
+        }
+        self._init = init
+        self._answer_time = answer_time
+        self._designate: Client[Any, Any] | None = None
+        if init:
+            self._designate = self.create_client(InitTarget, "init_target")
         self.published = 0
 
-    def wait_for_subscriber(self, timeout: float) -> bool:
-        """Wait until somebody wants the images, so that the first ones are not lost."""
+    def wait_for_subscribers(self, count: int, timeout: float) -> bool:
+        """Wait until so many want the images, so that the first ones are not lost."""
         end = time.monotonic() + timeout
-        while self._images.get_subscription_count() == 0:
+        while self.subscribers < count:
             if time.monotonic() > end or not self.context.ok():
                 return False
             time.sleep(_LONGEST_SLEEP)
         # It may know of this publisher a little later than this publisher of it.
         time.sleep(_SETTLING_TIME)
         return True
+
+    @property
+    def subscribers(self) -> int:
+        """How many want the images now."""
+        return self._images.get_subscription_count()
 
     def play(self) -> None:
         """Play the source once, from its beginning. Returns early when the node is told to end."""
@@ -95,6 +134,10 @@ class Replay(Node):
             if not self._wait_until(begin, first, stamp):
                 return
             self._publish(message, first, stamp)
+            if self._init and (box := self._box_on(stamp)):
+                began = time.monotonic()
+                self._start_tracker(message, first, stamp, box)
+                begin += time.monotonic() - began
 
     def flush(self) -> None:
         """Wait a moment until the last image has reached reliable subscribers."""
@@ -143,6 +186,63 @@ class Replay(Node):
             self._tell_time(first, stamp)
         self._images.publish(message)
         self.published += 1
+        for kind, publisher in self._companions.items():
+            companion = self._beside.at(kind, stamp) if self._beside else None
+            if companion is not None:
+                companion.header = message.header
+                for detection in getattr(companion, "detections", ()):
+                    detection.header = message.header
+                publisher.publish(companion)
+
+    # --- designating the target -----------------------------------------------------------------
+
+    def _box_on(self, stamp: float) -> Box | None:
+        """What to designate on the frame with that stamp; None if it is not in sight there."""
+        if not isinstance(self._init, str):
+            return self._init
+        truth = self._beside.at("ground_truth", stamp) if self._beside else None
+        if truth is None or not truth.detections:
+            return None
+        target = truth.detections[0]
+        visible = target.results[0].hypothesis.score if target.results else 1.0
+        return box_from_message(target.bbox) if visible >= _VISIBLE else None
+
+    def _start_tracker(self, message: Image, first: float, stamp: float, box: Box) -> None:
+        """Have the tracker follow the box on this image; publish it again until it is there."""
+        client, answer = self._designate, InitTarget.Response
+        assert client is not None
+        passing = (answer.NO_IMAGE, answer.STAMP_OUTSIDE_HISTORY, answer.NOT_READY)
+        said = f"no service {self.resolve_service_name(client.srv_name)}"
+        end = time.monotonic() + self._answer_time
+        while self.context.ok() and time.monotonic() < end:
+            x, y, width, height = box
+            request = InitTarget.Request(
+                stamp=message.header.stamp, x=x, y=y, width=width, height=height
+            )
+            response = self._ask(request, end)
+            if response is not None:
+                said = response.message
+                if response.code == answer.SUCCESS:
+                    self.get_logger().info(said)
+                    self._init = ""
+                    return
+                if response.code not in passing:
+                    break
+            time.sleep(_RETRY_TIME)
+            self._publish(message, first, stamp)
+            self.published -= 1
+        if self.context.ok():
+            raise ReplayError(f"the target cannot be designated: {said}")
+
+    def _ask(self, request: InitTarget.Request, end: float) -> InitTarget.Response | None:
+        """The answer of the tracker, None if it does not come by then."""
+        client = self._designate
+        assert client is not None
+        if not client.wait_for_service(_RETRY_TIME):
+            return None
+        future = client.call_async(request)
+        rclpy.spin_until_future_complete(self, future, timeout_sec=end - time.monotonic())
+        return future.result() if future.done() else None
 
 
 def _recorded(first: float, stamp: float) -> Time:
@@ -179,13 +279,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"encoding to publish: {', '.join(ENCODINGS)} (default bgr8)",
     )
+    parser.add_argument(
+        "--init",
+        type=_box,
+        default="",
+        metavar="X,Y,W,H",
+        help="designate this box, in pixels, on the first image; or `ground_truth`: what the bag's "
+        "ground truth tells, on the first image that shows the target",
+    )
+    parser.add_argument(
+        "--answer-time",
+        type=_positive,
+        default=60.0,
+        metavar="SECONDS",
+        help="time for the tracker to start and answer to that (default 60)",
+    )
     parser.add_argument("--frame-id", default="camera_optical", help="frame_id of the images")
     parser.add_argument(
         "--wait",
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="time to wait for a subscriber before beginning (default 5)",
+        help="time to wait for subscribers before beginning (default 5)",
+    )
+    parser.add_argument(
+        "--subscribers", type=int, default=1, metavar="N", help="so many of them (default 1)"
     )
     return parser
 
@@ -197,12 +315,30 @@ def _positive(text: str) -> float:
     return value
 
 
+def _box(text: str) -> Box | str:
+    if text in ("", "ground_truth"):
+        return text
+    return parse_box(text)
+
+
+def _beside(source: FrameSource, init: Box | str) -> Beside | None:
+    """What is played with the images; DatasetError if `init` needs more than there is."""
+    beside = Beside(source.path, source.topic) if isinstance(source, BagSource) else None
+    if init == "ground_truth" and not (beside and "ground_truth" in beside.topics):
+        raise DatasetError(
+            f"{source.path}: --init ground_truth needs a bag with a topic ground_truth of "
+            "vision_msgs/msg/Detection2DArray"
+        )
+    return beside
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
     arguments = list(sys.argv if args is None else ["replay", *args])
     options = _parser().parse_args(remove_ros_args(arguments)[1:])
     try:
         source = open_source(options.input, topic=options.bag_topic, rate=options.frame_rate)
+        beside = _beside(source, options.init)
     except (DatasetError, ImportError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
@@ -216,11 +352,14 @@ def main(args: Sequence[str] | None = None) -> int:
             clock=options.clock,
             encoding=options.encoding,
             frame_id=options.frame_id,
+            beside=beside,
+            init=options.init,
+            answer_time=options.answer_time,
         )
         _run(node, options)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (DatasetError, ValueError) as error:
+    except (DatasetError, ReplayError, ValueError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     except Exception:
@@ -237,8 +376,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(node: Replay, options: argparse.Namespace) -> None:
     topic = node.resolve_topic_name("image")
-    if not node.wait_for_subscriber(options.wait):
-        node.get_logger().warning(f"nobody subscribes to {topic}, playing anyway")
+    if not node.wait_for_subscribers(options.subscribers, options.wait):
+        there = f"{node.subscribers} of {options.subscribers} subscribe"
+        if node.subscribers == 0:
+            there = "nobody subscribes"
+        node.get_logger().warning(f"{there} to {topic}, playing anyway")
     node.get_logger().info(f"playing {options.input} on {topic}")
     node.play()
     while options.loop and node.context.ok():

@@ -13,13 +13,16 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from node_support import GroundStation, Scene, TrackerProcess, wait_until
+from node_support import GroundStation, Scene, TrackerProcess, image_of, wait_until
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.node.messages import box_from_message, nanoseconds
+from mlkd_ros.node.messages import box_from_message, box_to_message, nanoseconds
+from mlkd_ros.node.recorder import message_types
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 
@@ -194,6 +197,7 @@ def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
         ([], 2, "the following arguments are required: input"),
         (["x.mp4", "--rate", "0"], 2, "0 is not above 0"),
         (["x.mp4", "--encoding", "h264"], 2, "invalid choice: 'h264'"),
+        (["x.mp4", "--init", "1,2,3"], 2, "'1,2,3' is not a box"),
     ],
 )
 def test_what_cannot_be_played(
@@ -257,3 +261,95 @@ def test_a_tracker_on_the_recordings_clock(
     finally:
         ground.close()
         assert process.end() == 0
+
+
+def write_flight(path: Path, scene: Scene, frames: int) -> Path:
+    """A bag with images of the scene, and on every one but the first two the truth about them."""
+    rosbag2 = pytest.importorskip("rosbags.rosbag2")
+    types = message_types()
+    connections = {}
+    with rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        for topic, kind in (
+            ("/nose/image", Image),
+            ("/nose/camera_info", CameraInfo),
+            ("/tail/camera_info", CameraInfo),
+            ("/nose/ground_truth", Detection2DArray),
+        ):
+            name = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+            connections[topic] = writer.add_connection(topic, name, typestore=types)
+        for index in range(frames):
+            stamp = 1_700_000_000 * 10**9 + index * 33_333_333
+            image = image_of(scene.image(index), stamp)
+            truth = Detection2DArray(header=image.header)
+            if index > 1:
+                box = box_to_message(scene.box(index))
+                truth.detections.append(Detection2D(header=image.header, id="car", bbox=box))
+            for topic, message in (
+                ("/nose/ground_truth", truth),  # before its image, as a camera may publish it
+                ("/nose/image", image),
+                ("/nose/camera_info", CameraInfo(header=image.header, width=scene.width)),
+                ("/tail/camera_info", CameraInfo(header=image.header, width=1)),
+            ):
+                writer.write(connections[topic], stamp, serialize_message(message))
+    return path
+
+
+@pytest.mark.parametrize("clock", [False, True])
+def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
+    start_node: Callable, tmp_path: Path, scene: Scene, clock: bool
+) -> None:
+    bag = write_flight(tmp_path / "bag", scene, 40)
+    process = TrackerProcess(namespace="golf", reliability="reliable", use_sim_time=clock)
+    ground = GroundStation("golf")
+    truth: dict[int, Detection2DArray] = {}
+    infos: list[CameraInfo] = []
+    subscribe = ground.node.create_subscription
+    subscribe(
+        Detection2DArray,
+        "ground_truth",
+        lambda message: truth.update({nanoseconds(message.header.stamp): message}),
+        100,
+    )
+    subscribe(CameraInfo, "camera_info", infos.append, 100)
+    try:
+        process.wait_for_log("ready:", 60)
+        ground.node.destroy_publisher(ground.images)
+        arguments = ["--init", "ground_truth", "--ros-args", "-r", "__ns:=/golf"]
+        replay = start_node("replay", str(bag), *(["--clock"] if clock else []), *arguments)
+        assert replay.process.wait(60) == 0, replay.output
+        assert "designated" in replay.output
+        wait_until(lambda: len(truth) >= 38, 20, "the ground truth")
+        wait_until(lambda: max(truth) in ground.detections, 20, "the last detections")
+        if clock:
+            assert {stamp // 10**9 for stamp in truth} <= {1_700_000_000, 1_700_000_001}
+        else:
+            assert abs(time.time() - max(truth) * 1e-9) < 60
+        overlaps = [
+            iou(
+                box_from_message(said.detections[0].bbox), box_from_message(true.detections[0].bbox)
+            )
+            for stamp, true in truth.items()
+            if true.detections
+            and (said := ground.detections.get(stamp)) is not None
+            and said.detections
+        ]
+        assert len(overlaps) > 15
+        assert np.median(overlaps) > 0.5
+        assert {message.width for message in infos} == {scene.width}
+    finally:
+        ground.close()
+        assert process.end() == 0
+
+
+def test_truth_that_is_not_there(start_node: Callable, video: Path) -> None:
+    replay = start_node("replay", str(video), "--init", "ground_truth")
+    assert replay.process.wait(30) == 1
+    assert "--init ground_truth needs a bag with a topic ground_truth" in replay.output
+
+
+def test_nobody_to_designate_to(start_node: Callable, video: Path) -> None:
+    arguments = ["--wait", "0", "--init", "1,2,30,20", "--answer-time", "1"]
+    replay = start_node("replay", str(video), *arguments)
+    assert replay.process.wait(30) == 1
+    assert "the target cannot be designated: no service /mlkd/init_target" in replay.output
+    assert "Traceback" not in replay.output

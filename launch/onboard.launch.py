@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tracker in flight: with its camera if wanted, started again when it dies, recorded.
+
+ros2 launch mlkd_ros onboard.launch.py image_topic:=/camera/image_raw record:=/data/flights/
+"""
+
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+from mlkd_ros import launching
+from mlkd_ros.share import fastdds_environment
+
+#: Drivers that `camera` can name: package, executable, topics of their own.
+CAMERAS = {
+    "v4l2": ("v4l2_camera", "v4l2_camera_node"),
+    "usb_cam": ("usb_cam", "usb_cam_node_exe"),
+}
+#: Parameters of the tracker that are worth an argument in flight.
+PARAMETERS = ("engine", "threads", "reliability", "max_targets")
+ARGUMENTS = (
+    launching.argument(
+        "camera",
+        "Camera driver to start too, in the same namespace. v4l2: package v4l2_camera, for MIPI "
+        "and USB cameras. usb_cam: package usb_cam. none: the camera is there already, on "
+        "image_topic.",
+        "none",
+        ["none", *CAMERAS],
+    ),
+    launching.argument(
+        "camera_params_file",
+        "Parameters of that driver (YAML): device, size, rate, exposure. Empty: the driver's own.",
+    ),
+    *map(launching.parameter_argument, PARAMETERS),
+    launching.argument(
+        "respawn", "Start the tracker again when it dies.", "true", launching.BOOLEAN
+    ),
+    launching.argument("respawn_delay", "Seconds until then.", "0.5"),
+    launching.argument(
+        "manage_lifecycle",
+        "true: this launch configures and activates the tracker, and says so if it cannot. false: "
+        "the tracker does that itself at its start (its parameter autostart).",
+        "false",
+        launching.BOOLEAN,
+    ),
+    launching.argument(
+        "prefix",
+        "What the tracker is run with, for its priority and its core: `nice -n -10`, `chrt -f 20`, "
+        "`taskset -c 3`, or several of them. The first two need the right to do so.",
+    ),
+    launching.RECORD,
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by `ros2 launch`."""
+    return LaunchDescription([*ARGUMENTS, *launching.COMMON, OpaqueFunction(function=nodes)])
+
+
+def nodes(context: LaunchContext) -> list[Action]:
+    """Driver, tracker, recorder, and who keeps them going."""
+    given = context.launch_configurations
+    actions: list[Action] = []
+    if given["camera"] != "none":
+        actions.append(camera(given))
+    managed = launching.is_true(given["manage_lifecycle"])
+    tracker = launching.tracker(
+        given,
+        LifecycleNode if managed else Node,
+        overrides={"autostart": False} if managed else {},
+        prefix=given["prefix"] or None,
+        respawn=launching.is_true(given["respawn"]),
+        respawn_delay=launching.typed("respawn_delay", given["respawn_delay"], 0.0),
+    )
+    if managed:
+        actions += lifecycle(tracker)
+    actions.append(tracker)
+    if given["record"]:
+        actions.append(launching.recorder(given))
+    return actions
+
+
+def camera(given: dict[str, str]) -> Node:
+    """The driver. Unless told otherwise, the tracker takes the images where it publishes them."""
+    package, executable = CAMERAS[given["camera"]]
+    launching.require_package(package, f"camera:={given['camera']}")
+    given["image_topic"] = given["image_topic"] or "image_raw"
+    return Node(
+        package=package,
+        executable=executable,
+        name="camera",
+        namespace=given["namespace"],
+        parameters=[given["camera_params_file"]] if given["camera_params_file"] else [],
+        remappings=[("image_raw", given["image_topic"])],
+        additional_env=fastdds_environment(),
+        respawn=launching.is_true(given["respawn"]),
+        respawn_delay=launching.typed("respawn_delay", given["respawn_delay"], 0.0),
+        output="screen",
+    )
+
+
+def lifecycle(tracker: LifecycleNode) -> list[RegisterEventHandler]:
+    """Configures and activates it, also when it was started again."""
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(
+            event=ChangeState(
+                lifecycle_node_matcher=matches_action(tracker), transition_id=transition
+            )
+        )
+
+    failed = "the tracker could not be configured: see its log above, then `ros2 lifecycle set`"
+    return [
+        RegisterEventHandler(
+            OnProcessStart(
+                target_action=tracker, on_start=[change(Transition.TRANSITION_CONFIGURE)]
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=tracker,
+                start_state="configuring",
+                goal_state="inactive",
+                entities=[change(Transition.TRANSITION_ACTIVATE)],
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=tracker,
+                start_state="configuring",
+                goal_state="unconfigured",
+                entities=[LogInfo(msg=failed)],
+            )
+        ),
+    ]

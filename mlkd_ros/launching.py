@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our launch files share: their arguments, and the tracker and recorder that these start.
+
+No default of a parameter stands here: an argument that was not given leaves the parameter to
+`params_file`, and describes itself with the words of its declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from ament_index_python import PackageNotFoundError, get_package_prefix
+from launch.actions import DeclareLaunchArgument
+from launch_ros.actions import Node
+
+from mlkd_ros.node.parameters import Settings
+from mlkd_ros.share import fastdds_environment, share_directory
+
+__all__ = [
+    "BOOLEAN",
+    "COMMON",
+    "RECORD",
+    "argument",
+    "image_remappings",
+    "is_true",
+    "parameter_argument",
+    "recorder",
+    "require_package",
+    "tracker",
+    "typed",
+]
+
+#: How people write booleans on a command line.
+BOOLEAN = ["true", "false", "True", "False"]
+
+
+def argument(
+    name: str, description: str, default: str = "", choices: list[str] | None = None
+) -> DeclareLaunchArgument:
+    """A launch argument with a default."""
+    return DeclareLaunchArgument(
+        name, default_value=default, description=description, choices=choices
+    )
+
+
+def parameter_argument(name: str) -> DeclareLaunchArgument:
+    """The argument that sets the tracker's parameter of that name. KeyError if it has none."""
+    declared = {field.name: field for field in dataclasses.fields(Settings)}[name]
+    choices = list(declared.metadata["choices"])
+    if isinstance(declared.default, bool):
+        choices = BOOLEAN
+    return argument(
+        name,
+        f"{declared.metadata['description']} Empty: as in params_file.",
+        choices=["", *choices] if choices else None,
+    )
+
+
+#: Arguments of every launch file that starts a tracker.
+COMMON = (
+    argument("namespace", "Namespace of the nodes; one per camera on the aircraft.", "mlkd"),
+    argument(
+        "params_file",
+        "Parameters of the tracker (YAML). Arguments that name a parameter take precedence.",
+        str(share_directory() / "config" / "tracker.yaml"),
+    ),
+    parameter_argument("image_topic"),
+    parameter_argument("device"),
+    argument("use_sim_time", "Take the time from the topic /clock.", "false", BOOLEAN),
+    argument(
+        "log_level",
+        "Least severity that is logged.",
+        "info",
+        ["debug", "info", "warn", "error", "fatal"],
+    ),
+)
+
+RECORD = argument(
+    "record",
+    "Bag to record images, detections, status and bearing into; a folder that exists, or a name "
+    "that ends with a slash, gets a bag in it that is named after the time. Empty: no recording.",
+)
+
+
+def is_true(text: str) -> bool:
+    """Whether a boolean argument says so."""
+    return text.lower() == "true"
+
+
+def tracker(given: dict[str, str], kind: type[Node] = Node, **options: Any) -> Node:
+    """The tracker as the arguments `given` ask for it; `options` are those of the action."""
+    overrides: dict[str, Any] = options.pop("overrides", {})
+    for field in dataclasses.fields(Settings):
+        if text := given.get(field.name):
+            overrides[field.name] = typed(field.name, text, field.default)
+    if is_true(given["use_sim_time"]):
+        overrides["use_sim_time"] = True
+    return kind(
+        package="mlkd_ros",
+        executable="tracker",
+        name="tracker",
+        namespace=given["namespace"],
+        parameters=[given["params_file"], overrides],
+        ros_arguments=["--log-level", given["log_level"]],
+        additional_env=fastdds_environment(),
+        output="screen",
+        **options,
+    )
+
+
+def typed(name: str, text: str, like: Any) -> Any:
+    """The text of argument `name` as a value of the type of `like`. RuntimeError if it is none."""
+    if isinstance(like, bool):
+        return is_true(text)
+    try:
+        return type(like)(text)
+    except ValueError:
+        raise RuntimeError(f"{name}:={text} is not a number as {like!r} is") from None
+
+
+def recorder(given: dict[str, str], *arguments: str) -> Node:
+    """The recorder of what that tracker sees and says, into the bag `record`."""
+    return Node(
+        package="mlkd_ros",
+        executable="recorder",
+        name="recorder",
+        namespace=given["namespace"],
+        arguments=[given["record"], *arguments],
+        parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
+        remappings=image_remappings(given),
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+    )
+
+
+def image_remappings(given: dict[str, str]) -> list[tuple[str, str]]:
+    """For a node whose own topic is `image`: to the one that the tracker is told to take."""
+    return [("image", given["image_topic"])] if given["image_topic"] else []
+
+
+def require_package(package: str, asked_by: str) -> None:
+    """RuntimeError, saying how to install it, if what `asked_by` needs is not there."""
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        distribution = os.environ.get("ROS_DISTRO", "<distribution>")
+        raise RuntimeError(
+            f"{asked_by} needs the ROS package {package}, which is not installed: "
+            f"sudo apt install ros-{distribution}-{package.replace('_', '-')}"
+        ) from None
