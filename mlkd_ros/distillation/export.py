@@ -16,30 +16,34 @@ import torch
 from torch import Tensor, nn
 
 from ..tracking.fused import fuse
+from .export_layout import for_blocked_layout
 
 OPSET = 17
 
 
-class _TemplateGraph(nn.Module):
+class _Graph(nn.Module):
+    """A student that takes uint8 patches ``(N, S, S, 3)``."""
+
     student: Any
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: nn.Module, interleaved: bool) -> None:
         super().__init__()
         self.student = student
+        self._interleaved = interleaved
 
+    def pixels(self, patch: Tensor) -> Tensor:
+        """What the student takes."""
+        return (patch if self._interleaved else patch.permute(0, 3, 1, 2)).float()
+
+
+class _TemplateGraph(_Graph):
     def forward(self, patch: Tensor) -> tuple[Tensor, ...]:
-        return self.student.template(patch.permute(0, 3, 1, 2).float())
+        return self.student.template(self.pixels(patch))
 
 
-class _SearchGraph(nn.Module):
-    student: Any
-
-    def __init__(self, student: nn.Module) -> None:
-        super().__init__()
-        self.student = student
-
+class _SearchGraph(_Graph):
     def forward(self, patch: Tensor, *template: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.student.search(patch.permute(0, 3, 1, 2).float(), *template)
+        output = self.student.search(self.pixels(patch), *template)
         return output.classification, output.regression
 
 
@@ -73,15 +77,19 @@ def export_onnx(student: nn.Module) -> dict[str, bytes]:
     ``regression``.
     """
     network: Any = fuse(student.eval())
+    interleaved = for_blocked_layout(network)
     names = ["patch", *network.template_outputs]
     patches = [
         torch.zeros(1, side, side, 3, dtype=torch.uint8)
         for side in (network.template_size, network.search_size)
     ]
+    make_template, search = (
+        kind(network, interleaved).eval() for kind in (_TemplateGraph, _SearchGraph)
+    )
     with torch.no_grad():
-        template = tuple(_TemplateGraph(network)(patches[0]))
+        template = tuple(make_template(patches[0]))
         outputs = ["classification", "regression"]
         return {
-            "template": _export(_TemplateGraph(network), (patches[0],), ["patch"], names[1:]),
-            "search": _export(_SearchGraph(network), (patches[1], *template), names, outputs),
+            "template": _export(make_template, (patches[0],), ["patch"], names[1:]),
+            "search": _export(search, (patches[1], *template), names, outputs),
         }

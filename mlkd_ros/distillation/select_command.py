@@ -45,6 +45,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="darken every sequence once with each of these (default: 0)",
     )  # fmt: skip
     parser.add_argument(
+        "--starts", type=int, default=1, metavar="N",
+        help="fly every sequence from N frames, evenly spaced (default: 1, its first)",
+    )  # fmt: skip
+    parser.add_argument(
         "--flights", type=int, default=0, metavar="N",
         help="rendered night flights to fly as well, as one more condition (default: none)",
     )  # fmt: skip
@@ -72,7 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(problems[0])
     sequences = choose(sequences, arguments.sequence)
     conditions = arguments.condition or list(DEFAULT_CONDITIONS)
-    trials = make_trials(sequences, conditions, arguments.noise_seeds, arguments.flights)
+    if arguments.starts < 1:
+        raise ValueError(f"--starts must be 1 or more, not {arguments.starts}")
+    trials = make_trials(
+        sequences, conditions, arguments.noise_seeds, arguments.flights, arguments.starts
+    )
     with progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frame:
         options: dict[str, Any] = {"device": arguments.device, "on_frame": _one(on_frame)}
         results = fly_candidates(paths, trials, **options)
@@ -104,6 +112,7 @@ def _write(
         "dataset": arguments.dataset,
         "conditions": list(best.scores),
         "noise_seeds": arguments.noise_seeds,
+        "starts": arguments.starts,
         "flights": arguments.flights,
         "success_auc": {_label(result): round(result.success, 4) for result in results},
         "chosen": _label(best),
@@ -167,6 +176,7 @@ def _write_card(
         training=_training_lines(checkpoint.provenance),
         dataset=arguments.dataset,
         sequences=", ".join(sequences),
+        starts=arguments.starts,
         noise_seeds=", ".join(map(str, arguments.noise_seeds)),
         flights=arguments.flights or "no",
         candidates=_candidates_table(results, best),
@@ -220,9 +230,9 @@ The whole experiment file is in the checkpoint's provenance.
 
 ## Validation
 Success AUC / precision at 20 px / normalised precision, one pass, means over sequences ({dataset}:
-{sequences}; noise seeds {noise_seeds}). `flights` are {flights} rendered night flights; all other
-conditions but `day` are daylight footage darkened by the low-light camera model: synthetic.
-Candidates fly without presence states, as is usual in this field:
+{sequences}; each from {starts} frames on; noise seeds {noise_seeds}). `flights` are {flights}
+rendered night flights; all other conditions but `day` are daylight footage darkened by the
+low-light camera model: synthetic. Candidates fly without presence states, as is usual in this field:
 
 {candidates}
 

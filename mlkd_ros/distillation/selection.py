@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -175,18 +176,23 @@ class Trial:
 
 def make_trials(
     sequences: SequenceOf[Sequence], conditions: SequenceOf[str],
-    noise_seeds: SequenceOf[int] = (0,), flights: int = 0,
+    noise_seeds: SequenceOf[int] = (0,), flights: int = 0, starts: int = 1,
 ) -> list[Trial]:  # fmt: skip
     """Every sequence in every condition, darkened once for each noise seed; then rendered flights.
+
+    With several ``starts`` a sequence is flown from its beginning and from as many later frames,
+    evenly spaced, to its end (temporal robustness evaluation; Wu et al., TPAMI 2015): a target
+    that is lost at one moment then counts for less. All of them count alike.
 
     Flights (column ``flights``) go through the scenarios from seed ``VALIDATION_FLIGHT_SEED`` on,
     which neither training nor ``night-flights-v1`` uses.
     """
     trials = [
-        Trial(condition, sequence, condition, seed)
+        Trial(condition, part, condition, seed)
         for condition in conditions
         for seed in (noise_seeds if condition != DAY else noise_seeds[:1])
         for sequence in sequences
+        for part in _from_starts(sequence, starts)
     ]
     names = list(SCENARIOS)
     for number in range(flights):
@@ -194,6 +200,34 @@ def make_trials(
         sequence = flight_sequence(flight, FLIGHT_FRAMES, FLIGHT_START)
         trials.append(Trial("flights", sequence))
     return trials
+
+
+def _from_starts(sequence: Sequence, starts: int) -> Iterator[Sequence]:
+    """The sequence from ``starts`` frames on; the next annotated one where there is no box."""
+    annotated = np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))
+    for number in range(starts):
+        later = annotated[annotated >= number * len(sequence) // starts]
+        if len(later):
+            begin = int(later[0])
+            frames = _LaterFrames(sequence.frames, begin)
+            yield replace(sequence, frames=frames, boxes=sequence.boxes[begin:])
+
+
+@dataclass(frozen=True)
+class _LaterFrames:
+    """The frames of a sequence from number ``begin`` on, read when they are asked for."""
+
+    frames: Any
+    begin: int
+
+    def __len__(self) -> int:
+        return len(self.frames) - self.begin
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return cast(np.ndarray, self.frames[self.begin + index])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return itertools.islice(iter(self.frames), self.begin, None)
 
 
 def fly_candidates(

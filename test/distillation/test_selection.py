@@ -193,6 +193,17 @@ def test_trials_darken_with_every_seed_and_fly_unseen_flights(monkeypatch):
     assert seeds == [200, 201] and all(len(trial.sequence) == 2 for trial in trials)
 
 
+def test_a_sequence_is_flown_from_several_frames():
+    frames = [np.full((90, 160, 3), number, np.uint8) for number in range(8)]
+    boxes = np.full((8, 4), 30.0)
+    boxes[4] = np.nan
+    trials = make_trials([Sequence("counting", frames, boxes)], ["day"], starts=4)
+    seen = [[int(frame[0, 0, 0]) for frame in trial.sequence.frames] for trial in trials]
+    assert seen == [[*range(8)], [*range(2, 8)], [5, 6, 7], [6, 7]]
+    assert [len(trial.sequence.boxes) for trial in trials] == [8, 6, 3, 2]
+    assert trials[2].sequence.frames[1][0, 0, 0] == 6 and trials[2].sequence.name == "counting"
+
+
 def test_runs_without_a_student_are_named(runs, tmp_path):
     assert [p.stem for p in find_candidates([runs / "room"])] == ["student_l2", "student_spatial"]
     with pytest.raises(CheckpointError, match=r"empty: no student.*not a finished run"):
