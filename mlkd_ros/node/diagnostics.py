@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -63,7 +64,8 @@ class Snapshot:
 
     `silence` is seconds since the last image (or since the start), `silent` whether that is too
     long; rates are in Hz; `unusable` counts images by what was wrong with them and `problem` is
-    the latest of them in words, empty when the latest image was good.
+    the latest of them in words, empty when the latest image was good; `fallback` says which engine
+    failed and which one is used instead; `clock_missing` is whether sim time has not begun.
     """
 
     phase: Phase
@@ -78,6 +80,9 @@ class Snapshot:
     unusable: Counter[str]
     qos_problem: str
     engine: str
+    device: str
+    fallback: str
+    clock_missing: bool
     processed: int
     dropped: Counter[str]
     latency: Latency
@@ -99,7 +104,8 @@ class Monitor:
         self.received = 0
         self.unusable: Counter[str] = Counter()
         self.problem = ""
-        self.qos_problem = ""
+        #: Images up to this number were stamped before time was set back.
+        self.of_another_time = 0
 
     def arrived(self) -> None:
         """An image has come in, usable or not."""
@@ -120,10 +126,19 @@ class Monitor:
         self.problem = ""
 
     def published(self, latency: float) -> None:
-        """Detections for one image have been published `latency` seconds after its stamp."""
+        """Detections for one image have been published `latency` seconds after its stamp; NaN if
+        that is unknown.
+        """
         with self._lock:
-            self._latencies.append(latency)
+            if not math.isnan(latency):
+                self._latencies.append(latency)
             self._departures.append(time.monotonic())
+
+    def time_set_back(self, number: int) -> None:
+        """Stamps up to that of image `number`, and latencies so far, are of another time."""
+        with self._lock:
+            self.of_another_time = number
+            self._latencies.clear()
 
     def resume(self) -> None:
         """Images are expected from now on."""
@@ -196,6 +211,10 @@ def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
         return DiagnosticStatus.OK, "configuring: loading the student"
     if snapshot.phase is not Phase.ACTIVE:
         return DiagnosticStatus.STALE, f"{snapshot.phase.value}: not tracking"
+    if snapshot.fallback:
+        return DiagnosticStatus.WARN, snapshot.fallback
+    if snapshot.clock_missing:
+        return DiagnosticStatus.WARN, "use_sim_time is set and there is no time on /clock yet"
     if abs(snapshot.latency.median) > CLOCKS_DIFFER:
         return (
             DiagnosticStatus.WARN,
@@ -228,6 +247,8 @@ def _track_values(snapshot: Snapshot) -> dict[str, str]:
     return {
         "lifecycle": snapshot.phase.value,
         "engine": snapshot.engine,
+        "device": snapshot.device,
+        **_gpu_memory(snapshot.device),
         "processed": str(snapshot.processed),
         "output rate (Hz)": f"{snapshot.output_rate:.1f}",
         "dropped": str(snapshot.dropped.total()),
@@ -240,6 +261,22 @@ def _track_values(snapshot: Snapshot) -> dict[str, str]:
     }
 
 
+def _gpu_memory(device: str) -> dict[str, str]:
+    """What PyTorch knows about the memory of a CUDA device; nothing about a CPU."""
+    torch = sys.modules.get("torch")
+    if not device.startswith("cuda") or torch is None:
+        return {}
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+    except RuntimeError as error:
+        return {"GPU memory": f"unknown ({type(error).__name__})"}
+    return {
+        "GPU memory used (MiB)": f"{(total - free) / 2**20:.0f} of {total / 2**20:.0f}",
+        "GPU memory of this node (MiB)": f"{own / 2**20:.0f}",
+    }
+
+
 def _status(
     name: str, snapshot: Snapshot, level: bytes, message: str, values: dict[str, str]
 ) -> DiagnosticStatus:
@@ -247,6 +284,6 @@ def _status(
         name=name,
         level=level,
         message=message,
-        hardware_id=snapshot.engine,
+        hardware_id=snapshot.engine or "none",
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )

@@ -17,12 +17,23 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import ParameterException
+
+from mlkd_ros.tracking import PresenceSettings
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.parameter import Parameter
 
-__all__ = ["Change", "ParameterError", "Parameters", "Settings", "declaration", "default_settings"]
+__all__ = [
+    "PRESENCE",
+    "Change",
+    "ParameterError",
+    "Parameters",
+    "Settings",
+    "declaration",
+    "default_settings",
+]
 
 #: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
 _ONLY_UNCONFIGURED = "set at the start or while the node is unconfigured"
@@ -106,6 +117,24 @@ class Settings:
         "does not fit is looked at in the images after it.",
         low=0.001,
         high=1.0,
+        change=Change.ANY_TIME,
+    )
+    resume: bool = declaration(
+        False,
+        "Whether to save the targets while they are followed and, when the node comes back after "
+        "a crash, to look for those saved shortly before.",
+    )
+    resume_file: str = declaration(
+        "",
+        "File that parameter resume saves the targets in; nothing else is ever written. Empty: "
+        "named after the node in $XDG_STATE_HOME/mlkd_ros (~/.local/state/mlkd_ros).",
+        change=Change.AT_START,
+    )
+    resume_within: float = declaration(
+        30.0,
+        "Seconds after which saved targets are no longer looked for.",
+        low=0.0,
+        high=86400.0,
     )
     history_duration: float = declaration(
         3.0,
@@ -157,6 +186,34 @@ class Settings:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Threshold:
+    """A field of `PresenceSettings` that is a parameter while the node is configured."""
+
+    description: str
+    high: float
+
+
+#: Parameter `presence.<name>` for each. Their defaults come from the student that was loaded.
+PRESENCE = {
+    "tracking_above": _Threshold("Confidence from which an UNCERTAIN target is TRACKING again.", 1),
+    "uncertain_below": _Threshold("Confidence below which a target is UNCERTAIN.", 1),
+    "lost_below": _Threshold(
+        "Confidence below which a target counts as not seen; see presence.lost_after.", 1
+    ),
+    "lost_after": _Threshold(
+        "Seconds without being seen after which a target is LOST and searched for.", 60
+    ),
+    "reacquire_above": _Threshold(
+        "Confidence that a LOST target needs in several images in a row to be TRACKING again.", 1
+    ),
+    "give_up_after": _Threshold(
+        "Seconds after which a LOST target is GIVEN_UP: no longer searched for.", 86400
+    ),
+}
+_PREFIX = "presence."
+
+
 def _check(settings: Settings) -> None:
     """What no single range can say. Raises ParameterError."""
     for field in dataclasses.fields(settings):
@@ -180,31 +237,75 @@ def default_settings() -> Settings:
 
 
 class Parameters:
-    """Declares the parameters on a node and keeps `settings` up to date.
+    """Declares the parameters on a node and keeps `settings` and `presence` up to date.
 
     configured: whether the node is past its configure transition.
+    changed: called after every change of `settings` or `presence`.
 
-    A change is first validated as a whole and applied only if all of it is good: `settings` is
-    replaced, never altered, so that any thread may read it.
+    A change is first validated as a whole and applied only if all of it is good: the values are
+    replaced, never altered, so that any thread may read them.
     """
 
-    def __init__(self, node: Node, configured: Callable[[], bool]) -> None:
+    def __init__(
+        self, node: Node, configured: Callable[[], bool], changed: Callable[[], None]
+    ) -> None:
+        self._node = node
         self._configured = configured
+        self._tell = changed
         self._fields = {field.name: field for field in dataclasses.fields(Settings)}
         values = {}
         for field in self._fields.values():
             parameter = node.declare_parameter(field.name, field.default, _descriptor(field))
             values[field.name] = parameter.value
         self.settings = Settings(**values)
+        #: None while the node is unconfigured: there is no student to have thresholds for.
+        self.presence: PresenceSettings | None = None
         _check(self.settings)
         self._applied_later = hasattr(node, "add_post_set_parameters_callback")
         node.add_on_set_parameters_callback(self._validate)
         if self._applied_later:
             node.add_post_set_parameters_callback(self._apply)
 
-    def _changed(self, parameters: list[Parameter[Any]]) -> Settings:
+    def declare_presence(self, calibrated: PresenceSettings) -> None:
+        """Declare the thresholds of presence. Those of the student are their defaults.
+
+        Raises ParameterError when values given at the start make no sense.
+        """
+        values: dict[str, Any] = {}
+        try:
+            for name, threshold in PRESENCE.items():
+                descriptor = _threshold_descriptor(name, threshold)
+                default = float(getattr(calibrated, name))
+                values[name] = self._node.declare_parameter(
+                    descriptor.name, default, descriptor
+                ).value
+            self.presence = dataclasses.replace(calibrated, **values)
+        except (ValueError, ParameterException) as error:
+            self.undeclare_presence()
+            raise ParameterError(f"parameters {_PREFIX}*: {error}") from error
+
+    def undeclare_presence(self) -> None:
+        """The student has gone, and its thresholds with it."""
+        self.presence = None
+        for name in PRESENCE:
+            if self._node.has_parameter(_PREFIX + name):
+                self._node.undeclare_parameter(_PREFIX + name)
+
+    def _changed(
+        self, parameters: list[Parameter[Any]]
+    ) -> tuple[Settings, PresenceSettings | None]:
+        """What the values would be with these parameters. Raises ParameterError."""
         changes = {item.name: item.value for item in parameters if item.name in self._fields}
-        return dataclasses.replace(self.settings, **changes)
+        settings = dataclasses.replace(self.settings, **changes)
+        _check(settings)
+        thresholds = {item.name.removeprefix(_PREFIX): item.value for item in parameters}
+        changes = {name: value for name, value in thresholds.items() if name in PRESENCE}
+        if self.presence is None or not changes:
+            return settings, self.presence
+        try:
+            return settings, dataclasses.replace(self.presence, **changes)
+        except ValueError as error:
+            raise ParameterError(f"parameters {_PREFIX}*: {error}") from error
 
     def _check_moment(self, parameters: list[Parameter[Any]]) -> None:
         """Raises ParameterError for another value of what only an unconfigured node can change."""
@@ -221,7 +322,7 @@ class Parameters:
     def _validate(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         try:
             self._check_moment(parameters)
-            _check(self._changed(parameters))
+            self._changed(parameters)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not self._applied_later:
@@ -230,7 +331,22 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _apply(self, parameters: list[Parameter[Any]]) -> None:
-        self.settings = self._changed(parameters)
+        before = self.settings, self.presence
+        self.settings, self.presence = self._changed(parameters)
+        if (self.settings, self.presence) != before:
+            self._tell()
+
+
+def _threshold_descriptor(name: str, threshold: _Threshold) -> ParameterDescriptor:
+    span = FloatingPointRange(from_value=0.0, to_value=float(threshold.high), step=0.0)
+    return ParameterDescriptor(
+        name=_PREFIX + name,
+        description=f"{threshold.description} Calibrated with the student, whose own value is the "
+        "default.",
+        additional_constraints="lost_below <= uncertain_below <= tracking_above, so set several "
+        "of them together; there only while the node is configured",
+        floating_point_range=[span],
+    )
 
 
 def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:

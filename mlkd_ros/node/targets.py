@@ -10,12 +10,14 @@ import contextlib
 import enum
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
+    PresenceSettings,
+    TargetRecord,
     Tracker,
     TrackResult,
     TrackState,
@@ -108,6 +110,21 @@ class TargetSet:
         return self._tracker.engine_name
 
     @property
+    def device(self) -> str:
+        """Where the network runs: `cpu` or `cuda:N`."""
+        return self._tracker.device
+
+    @property
+    def presence(self) -> PresenceSettings:
+        """The thresholds in use."""
+        return self._tracker.settings.presence
+
+    @property
+    def context_amount(self) -> float:
+        """How wide the template patches are cut: records of another student do not fit."""
+        return self._tracker.settings.context_amount
+
+    @property
     def states(self) -> dict[str, TrackState]:
         """The last known state of each target by its id."""
         return {name: target.state for name, target in self._targets.items()}
@@ -127,6 +144,57 @@ class TargetSet:
         for name in names:
             del self._targets[name]
         return names
+
+    def tune(self, presence: PresenceSettings, search_budget: float) -> None:
+        """Other thresholds, and seconds an image for looking for lost targets."""
+        self._tracker.search_budget = search_budget
+        for tracker in (self._tracker, *(target.tracker for target in self._targets.values())):
+            tracker.set_presence(presence)
+
+    def records(self) -> dict[str, TargetRecord]:
+        """The targets by their ids, those that were given up left out."""
+        return {
+            name: target.tracker.record()
+            for name, target in self._targets.items()
+            if target.state != TrackState.GIVEN_UP
+        }
+
+    def restore(self, records: dict[str, TargetRecord], context_amount: float) -> list[str]:
+        """Look for recorded targets, in the place of those followed; as many as there is room for.
+
+        The ids of those. Raises ValueError, before anything has changed, for records that do not
+        fit the student.
+        """
+        if not math.isclose(context_amount, self.context_amount):
+            raise ValueError(
+                f"its patches have a context_amount of {context_amount}, not {self.context_amount}"
+            )
+        kept = dict(list(records.items())[: self._max_targets])
+        self._targets = {
+            name: _restored(self._tracker, replace(record, state=TrackState.LOST))
+            for name, record in kept.items()
+        }
+        self._last_id = max([self._last_id, *(int(name) for name in kept if name.isdecimal())])
+        return list(kept)
+
+    def look_for_all(self) -> None:
+        """Images are missing, so no target is taken to be where it was: each is searched for."""
+        self._targets = {
+            name: target
+            if target.state == TrackState.GIVEN_UP
+            else _restored(self._tracker, replace(target.tracker.record(), state=TrackState.LOST))
+            for name, target in self._targets.items()
+        }
+
+    def move_to(self, tracker: Tracker) -> None:
+        """Follow the targets with another tracker, on its engine, as if nothing had happened."""
+        tracker.search_budget = self._tracker.search_budget
+        tracker.set_presence(self._tracker.settings.presence)
+        self._targets = {
+            name: _restored(tracker, target.tracker.record())
+            for name, target in self._targets.items()
+        }
+        self._tracker = tracker
 
     def designate(
         self, request: Designation, history: FrameHistory, catch_up_duration: float
@@ -184,6 +252,12 @@ class TargetSet:
             self._last_id += 1
             if str(self._last_id) not in self._targets:
                 return str(self._last_id)
+
+
+def _restored(tracker: Tracker, record: TargetRecord) -> _Target:
+    target = _Target(tracker.sibling(), record.state)
+    target.tracker.restore(record)
+    return target
 
 
 def _image_seen(stamp: int, history: FrameHistory) -> HeldFrame:

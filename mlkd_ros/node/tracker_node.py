@@ -8,18 +8,22 @@ the tracking thread without holding the executor up.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, ROSClock, TimeJump
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import (
@@ -44,9 +48,11 @@ from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Monitor, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.fallback import CpuFallback
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.overlay import draw_overlay, image_message
 from mlkd_ros.node.parameters import ParameterError, Parameters
+from mlkd_ros.node.resume import ResumeError, ResumeFile, Saved, default_path
 from mlkd_ros.node.targets import (
     Code,
     Designated,
@@ -57,7 +63,7 @@ from mlkd_ros.node.targets import (
 )
 from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.srv import InitTarget, StopTarget
-from mlkd_ros.tracking import CheckpointError, EngineError, load_tracker
+from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
 from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
 
 __all__ = ["TrackerNode", "main"]
@@ -89,7 +95,7 @@ class TrackerNode(LifecycleNode):
     A lifecycle node. configure loads the student, which keeps the executor for as long as that
     takes, and makes the publishers; a configure that fails leaves the node unconfigured, to be
     tried again with other parameters. activate subscribes to the images. deactivate ends that and
-    keeps the targets: after the next activate they are looked for where they were. cleanup
+    keeps the targets: after the next activate they are searched for, from where they were. cleanup
     forgets everything. The services and /diagnostics are there from the beginning.
     """
 
@@ -97,14 +103,20 @@ class TrackerNode(LifecycleNode):
         options.setdefault("namespace", "mlkd")
         super().__init__("tracker", **options)
         self._phase = Phase.UNCONFIGURED
-        self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED)
         self._worker: TrackingWorker | None = None
+        self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
+        self._fallback: CpuFallback | None = None
+        self._resume: ResumeFile | None = None
         self._images: Subscription | None = None
         self._publishers_made: list[LifecyclePublisher] = []
         self._logged_qos_problem = ""
         self._next_overlay = 0.0
         self._begin_counting()
         self._serve()
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            post_callback=self._on_clock_jump,
+        )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -134,15 +146,11 @@ class TrackerNode(LifecycleNode):
         self._phase = Phase.CONFIGURING
         self._begin_counting()
         self._report()  # Nothing else is said while it loads.
-        self._worker = TrackingWorker(self._load, self._publish, self._failed)
-        self._worker.start()
         try:
-            while not self._worker.wait_loaded(0.2):
-                if not self.context.ok():
-                    raise ExternalShutdownException()
+            self._start_worker()
             self._advertise()
         except Exception as error:
-            expected = isinstance(error, (CheckpointError, EngineError))
+            expected = isinstance(error, (CheckpointError, EngineError, ParameterError))
             name = "" if expected else f"{type(error).__name__}: "
             self.get_logger().error(f"configuring failed: {name}{error}")
             self._release()
@@ -153,6 +161,8 @@ class TrackerNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the images and publish about them."""
+        if self._paused:
+            self._submit(TargetSet.look_for_all)
         self._subscribe()
         self._monitor.resume()
         self._phase = Phase.ACTIVE
@@ -163,6 +173,7 @@ class TrackerNode(LifecycleNode):
         """Unsubscribe and fall silent; the targets are kept."""
         result = super().on_deactivate(state)
         self._unsubscribe()
+        self._paused = True
         self._phase = Phase.INACTIVE
         return result
 
@@ -170,12 +181,14 @@ class TrackerNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the targets, release the student and the publishers."""
         self._release()
+        self._forget_saved()
         return TransitionCallbackReturn.SUCCESS
 
     @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """The same from any state, for good. The process goes on until it is ended."""
         self._release()
+        self._forget_saved()
         self._phase = Phase.FINALIZED
         return TransitionCallbackReturn.SUCCESS
 
@@ -186,6 +199,43 @@ class TrackerNode(LifecycleNode):
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
+    def _start_worker(self) -> None:
+        """Load the student on the tracking thread and wait for it. Raises what went wrong."""
+        settings = self._declared.settings
+        self._fallback = CpuFallback(
+            self._load_tracker, settings.device, settings.engine, self.get_logger().error
+        )
+        path = settings.resume_file or default_path(self.get_fully_qualified_name())
+        self._resume = ResumeFile(Path(path)) if settings.resume else None
+        self._worker = TrackingWorker(
+            self._load, self._publish, self._fallback.recover, self._failed
+        )
+        self._worker.start()
+        while not self._worker.wait_loaded(0.2):
+            if not self.context.ok():
+                raise ExternalShutdownException()
+        targets = self._worker.targets
+        assert targets is not None  # It is loaded.
+        self._declared.declare_presence(targets.presence)
+        self._tune()
+
+    def _tune(self) -> None:
+        """Hand to the tracking thread what may change while it runs."""
+        presence, budget = self._declared.presence, self._declared.settings.search_budget
+        if presence is not None:
+            self._submit(lambda targets: targets.tune(presence, budget))
+
+    def _submit(self, command: Command) -> None:
+        """A command that nobody waits for."""
+
+        def done(_: Any, error: Exception | None) -> None:
+            if error is not None and not isinstance(error, NotRunningError):
+                self._failed("carrying out a command", error)
+
+        if self._worker is not None:
+            with contextlib.suppress(NotRunningError):
+                self._worker.submit(command, done)
+
     def _begin_counting(self) -> None:
         """No image yet."""
         settings = self._declared.settings
@@ -194,6 +244,7 @@ class TrackerNode(LifecycleNode):
         self._monitor = Monitor()
         self._number = 0
         self._image_kind = ""
+        self._paused = False
         self._topic = self.resolve_topic_name(settings.image_topic)
 
     def _release(self) -> None:
@@ -202,11 +253,18 @@ class TrackerNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+        self._fallback = None
+        self._declared.undeclare_presence()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
         self._begin_counting()
         self._phase = Phase.UNCONFIGURED
+
+    def _forget_saved(self) -> None:
+        if self._resume is not None:
+            self._resume.delete()
+            self._resume = None
 
     # --- what the node offers -------------------------------------------------------------------
 
@@ -280,8 +338,19 @@ class TrackerNode(LifecycleNode):
                 "cameras publish there. The history was cleared; tracking goes on",
                 throttle_duration_sec=_LOG_EVERY,
             )
+            self._monitor.time_set_back(self._number - 1)
         self._log_kind(message)
         worker.offer(held)
+
+    def _on_clock_jump(self, jump: TimeJump) -> None:
+        """Sim time begins again: stamps held and latencies measured are of another time."""
+        self._history.clear()
+        self._monitor.time_set_back(self._number)
+        if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
+            self.get_logger().warning(
+                f"the clock was set back by {-jump.delta.nanoseconds * 1e-9:.3f} s: the history "
+                "was cleared; tracking goes on"
+            )
 
     def _log_kind(self, message: Image) -> None:
         kind = f"{message.width}x{message.height} {message.encoding}"
@@ -336,7 +405,7 @@ class TrackerNode(LifecycleNode):
     ) -> StopTarget.Response:
         """In every state of the node: what is not followed need not be stopped."""
         try:
-            names = await self._on_tracking_thread(partial(_forget, request.target_id))
+            names = await self._on_tracking_thread(partial(self._forget, request.target_id))
         except DesignationError as error:
             if error.code != Code.NOT_READY:
                 response.code, response.message = StopTarget.Response.INTERNAL_ERROR, str(error)
@@ -460,38 +529,96 @@ class TrackerNode(LifecycleNode):
             unusable=Counter(monitor.unusable),
             qos_problem=self._qos_problem(),
             engine=targets.engine_name if targets else "",
+            device=targets.device if targets else "",
+            fallback=self._fallback.reason if self._fallback else "",
             processed=worker.processed if worker else 0,
             dropped=Counter(worker.dropped) if worker else Counter(),
             latency=monitor.latency(),
             states=targets.states if targets else {},
             history=f"{len(self._history)} images, {self._history.seconds:.1f} s, "
             f"{self._history.nbytes / 2**20:.0f} MiB",
+            clock_missing=self._clock_missing(),
             extra={"images are": self._image_kind},
         )
 
     # --- tracking thread ------------------------------------------------------------------------
 
     def _load(self) -> TargetSet:
-        settings = self._declared.settings
+        settings, fallback = self._declared.settings, self._fallback
+        assert fallback is not None  # Made before this thread was started.
+        saved = self._read_saved()
         # OpenCV's own threads would compete with the network's for a crop's worth of work.
         cv2.setNumThreads(settings.threads)
-        tracker = load_tracker(
-            settings.checkpoint or None,
-            device=settings.device,
-            engine=settings.engine,
-            threads=settings.threads,
-        )
-        tracker.search_budget = settings.search_budget
-        targets = TargetSet(tracker, settings.max_targets)
+        targets = TargetSet(fallback.load(), settings.max_targets)
+        if saved is not None:
+            self._restore(targets, saved)
         weights = settings.checkpoint or "the student that ships with the package"
         self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
         return targets
 
+    def _load_tracker(self, device: str, engine: str) -> Tracker:
+        settings = self._declared.settings
+        return load_tracker(
+            settings.checkpoint or None, device=device, engine=engine, threads=settings.threads
+        )
+
+    def _read_saved(self) -> Saved | None:
+        """Targets saved shortly before, if they are to be resumed."""
+        if self._resume is None:
+            return None
+        try:
+            saved = self._resume.read()
+        except ResumeError as error:
+            self.get_logger().warning(f"nothing is resumed: {error}")
+            return None
+        within = self._declared.settings.resume_within
+        if saved is not None and not 0 <= saved.age <= within:
+            self.get_logger().info(
+                f"nothing is resumed: {self._resume.path} was saved {saved.age:.0f} s ago, "
+                f"parameter resume_within is {within:g} s"
+            )
+            return None
+        return saved
+
+    def _restore(self, targets: TargetSet, saved: Saved) -> None:
+        try:
+            names = targets.restore(saved.records, saved.context_amount)
+        except ValueError as error:
+            self.get_logger().warning(f"nothing is resumed: another student saved it: {error}")
+            return
+        self.get_logger().warning(
+            f"resumed, last seen {saved.age:.1f} s ago, searching: target {', '.join(names)}"
+        )
+
+    def _save(self, targets: TargetSet | None) -> None:
+        """Keep what is followed on disk, for after a crash."""
+        if self._resume is None or targets is None:
+            return
+        try:
+            self._resume.write(targets.records(), targets.context_amount)
+        except OSError as error:
+            self.get_logger().error(
+                f"the targets cannot be saved to resume from: {error}",
+                throttle_duration_sec=60.0,
+            )
+
+    def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
+        names = targets.forget(target_id)
+        self._save(targets)
+        return names
+
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
+        worker, fallback = self._worker, self._fallback
+        assert worker is not None and fallback is not None  # They run this.
         duration = self._declared.settings.catch_up_duration
-        designated = targets.designate(designation, self._history, duration)
-        worker = self._worker
-        assert worker is not None  # It is running this.
+        try:
+            designated = targets.designate(designation, self._history, duration)
+        except DesignationError as error:
+            failed = error.code == Code.INTERNAL_ERROR
+            if not failed or not fallback.recover(targets, error.__cause__):
+                raise
+            designated = targets.designate(designation, self._history, duration)
+        self._save(targets)
         worker.caught_up(targets, designated.newest, designated.report)
         return designated
 
@@ -504,6 +631,8 @@ class TrackerNode(LifecycleNode):
                 self._status.publish(self._status_message(held, report, latency))
             self._monitor.published(latency)
             self._publish_overlay(held, reports, latency)
+            if self._resume is not None and self._resume.due and self._worker is not None:
+                self._save(self._worker.targets)
         except Exception:
             # The context goes away under this thread when the node is told to end.
             if self.context.ok():
@@ -537,7 +666,12 @@ class TrackerNode(LifecycleNode):
         )
 
     def _latency(self, held: HeldFrame) -> float:
-        """Seconds from the image's stamp to now."""
+        """Seconds from the image's stamp to now; NaN when that cannot be known.
+
+        So it is while sim time has not begun, or has begun again since the image arrived.
+        """
+        if held.number <= self._monitor.of_another_time or self._clock_missing():
+            return math.nan
         latency = (self.get_clock().now().nanoseconds - held.stamp) * 1e-9
         if abs(latency) > CLOCKS_DIFFER:
             self.get_logger().warning(
@@ -547,6 +681,11 @@ class TrackerNode(LifecycleNode):
             )
         return latency
 
+    def _clock_missing(self) -> bool:
+        """Whether sim time is to be used and there is none yet."""
+        clock = cast(ROSClock, self.get_clock())
+        return bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0
+
     def _failed(self, what: str, error: BaseException) -> None:
         """Log what went wrong."""
         logger = self.get_logger()
@@ -555,10 +694,6 @@ class TrackerNode(LifecycleNode):
             return
         text = f"{what}: {type(error).__name__}: {error}"
         logger.error(text, throttle_duration_sec=_LOG_EVERY)
-
-
-def _forget(target_id: str, targets: TargetSet) -> list[str]:
-    return targets.forget(target_id)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -30,6 +30,8 @@ class TrackingWorker:
 
     load: makes the TargetSet; called on the thread, because it takes seconds.
     publish: called on the thread with each processed image and its reports.
+    recover: called on the thread with the exception that an image met with; True if something was
+        done about it that makes it worth trying that image again.
     failed: called on the thread with an exception and what was being done: the image that failed
         is dropped and the targets are kept.
     """
@@ -38,10 +40,12 @@ class TrackingWorker:
         self,
         load: Callable[[], TargetSet],
         publish: Callable[[HeldFrame, list[TargetReport]], None],
+        recover: Callable[[TargetSet, Exception], bool],
         failed: Callable[[str, Exception], None],
     ) -> None:
         self._load = load
         self._publish = publish
+        self._recover = recover
         self._failed = failed
         self._wake = threading.Condition()
         self._slot: HeldFrame | None = None
@@ -164,7 +168,7 @@ class TrackingWorker:
     ) -> None:
         """Track on one image and publish. What fails is reported, and the next one is tried."""
         try:
-            reports = targets.step(held, known)
+            reports = self._step(targets, held, known)
         except Exception as error:
             self.dropped["unusable" if isinstance(error, ValueError) else "failed"] += 1
             self._failed(f"tracking on image {held.number}", error)
@@ -174,3 +178,13 @@ class TrackingWorker:
             self._publish(held, reports)
         except Exception as error:
             self._failed(f"publishing about image {held.number}", error)
+
+    def _step(
+        self, targets: TargetSet, held: HeldFrame, known: TargetReport | None
+    ) -> list[TargetReport]:
+        try:
+            return targets.step(held, known)
+        except Exception as error:
+            if not self._recover(targets, error):
+                raise
+        return targets.step(held, known)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -27,6 +28,9 @@ GOOD = Snapshot(
     unusable=Counter(),
     qos_problem="",
     engine="engine",
+    device="cpu",
+    fallback="",
+    clock_missing=False,
     processed=90,
     dropped=Counter(busy=8, loading=2),
     latency=Latency(0.02, 0.03, 0.04, 0.05),
@@ -67,6 +71,8 @@ def test_about_the_images(change: dict, level: bytes, words: str) -> None:
         ({"states": {"1": TrackState.LOST}}, WARN, "target 1 LOST"),
         ({"phase": Phase.CONFIGURING}, OK, "loading"),
         ({"phase": Phase.INACTIVE}, STALE, "inactive: not tracking"),
+        ({"fallback": "the GPU failed"}, WARN, "the GPU failed"),
+        ({"clock_missing": True}, WARN, "no time on /clock"),
         ({"latency": Latency(1e9, 1e9, 1e9, 1e9)}, WARN, "set use_sim_time"),
     ],
 )
@@ -117,6 +123,30 @@ def test_silence_begins_anew_with_the_next_activation(monkeypatch) -> None:
     monitor.resume()
     assert monitor.silence_changed(2.0) is None
     assert monitor.silence() == 0.0
+
+
+def test_time_that_was_set_back_begins_the_latencies_anew() -> None:
+    monitor = Monitor()
+    monitor.published(5.0)
+    monitor.time_set_back(7)
+    assert monitor.of_another_time == 7
+    monitor.published(math.nan)
+    assert math.isnan(monitor.latency().median)
+    monitor.published(0.03)
+    assert monitor.latency().worst == 0.03
+
+
+def test_memory_of_a_gpu(monkeypatch) -> None:
+    cuda = SimpleNamespace(
+        mem_get_info=lambda device: (3 << 30, 4 << 30), memory_reserved=lambda device: 96 << 20
+    )
+    monkeypatch.setitem(diagnostics.sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    status = diagnostic_statuses("x", dataclasses.replace(GOOD, device="cuda:0"))[1]
+    values = {item.key: item.value for item in status.values}
+    assert values["GPU memory used (MiB)"] == "1024 of 4096"
+    assert values["GPU memory of this node (MiB)"] == "96"
+    status = diagnostic_statuses("x", GOOD)[1]
+    assert not [item.key for item in status.values if "GPU" in item.key]
 
 
 def test_rates_are_of_late(monkeypatch) -> None:

@@ -12,6 +12,7 @@ from node_support import GroundStation, Scene, TrackerProcess, image_of, only_bo
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import tracker_node
 from mlkd_ros.node.tracker_node import TrackerNode
 from mlkd_ros.srv import InitTarget, StopTarget
@@ -82,9 +83,15 @@ def test_the_whole_life(ground: GroundStation, process: TrackerProcess, scene: S
 
     assert ground.transition("activate")
     ground.connect()
-    detections = ground.show(image_of(scene.image(1), ground.now()))
+    # Images are missing: it is not taken to be where it was before it has been seen again.
+    stamp = ground.now()
+    assert ground.show(image_of(scene.image(1), stamp)).detections == []
+    status = ground.status_of(stamp)
+    assert (status.target_id, status.state) == (target_id, TrackStatus.LOST)
+    for index in range(2, 12):
+        detections = ground.show(image_of(scene.image(index), ground.now()))
     assert detections.detections[0].id == target_id
-    assert iou(only_box(detections), scene.box(1)) > 0.6
+    assert iou(only_box(detections), scene.box(11)) > 0.6
 
     assert ground.transition("deactivate")
     assert ground.transition("cleanup")

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mlkd_ros.node.parameters import (
+    PRESENCE,
     Change,
     ParameterError,
     Parameters,
@@ -22,6 +23,7 @@ from mlkd_ros.node.parameters import (
     default_settings,
 )
 from mlkd_ros.share import share_directory
+from mlkd_ros.tracking import PresenceSettings
 
 SOURCE = Path(__file__).resolve().parents[2] / "config" / "tracker.yaml"
 
@@ -57,7 +59,7 @@ def test_the_file_lists_every_parameter_at_its_default(folder: str) -> None:
 
 def test_every_parameter_is_described_and_bounded(make_node) -> None:
     node = make_node()
-    Parameters(node, lambda: True)
+    Parameters(node, lambda: True, lambda: None)
     when: dict[Change, set[str]] = {change: set() for change in Change}
     for field in dataclasses.fields(Settings):
         descriptor = node.describe_parameter(field.name)
@@ -76,13 +78,14 @@ def test_every_parameter_is_described_and_bounded(make_node) -> None:
         "silence_timeout",
         "overlay_width",
         "overlay_rate",
+        "search_budget",
     }
-    assert when[Change.AT_START] == {"autostart", "reliability"}
+    assert when[Change.AT_START] == {"autostart", "reliability", "resume_file"}
 
 
 def test_a_set_is_validated_then_applied(make_node) -> None:
     node = make_node()
-    parameters = Parameters(node, lambda: True)
+    parameters = Parameters(node, lambda: True, lambda: None)
     results = node.set_parameters([Parameter("overlay_width", value=320)])
     assert results[0].successful
     assert parameters.settings.overlay_width == 320
@@ -99,7 +102,7 @@ def test_a_set_is_validated_then_applied(make_node) -> None:
 def test_what_only_an_unconfigured_node_can_change(make_node) -> None:
     configured = True
     node = make_node()
-    parameters = Parameters(node, lambda: configured)
+    parameters = Parameters(node, lambda: configured, lambda: None)
     results = node.set_parameters([Parameter("threads", value=2)])
     assert not results[0].successful
     assert "'threads' can be set at the start or while the node is unc" in results[0].reason
@@ -110,10 +113,62 @@ def test_what_only_an_unconfigured_node_can_change(make_node) -> None:
     assert parameters.settings.threads == 2
 
 
+def test_thresholds_come_with_the_student_and_go_with_it(make_node) -> None:
+    calibrated = PresenceSettings(tracking_above=0.5, lost_after=2.5, search_windows=5)
+    node = make_node(**{"presence.lost_after": 4.0})
+    told = []
+    parameters = Parameters(node, lambda: True, lambda: told.append(parameters.presence))
+    assert not node.has_parameter("presence.tracking_above")
+    parameters.declare_presence(calibrated)
+    assert parameters.presence == dataclasses.replace(calibrated, lost_after=4.0)
+    for name in PRESENCE:
+        descriptor = node.describe_parameter(f"presence.{name}")
+        assert len(descriptor.description) > 60
+        assert descriptor.floating_point_range[0].from_value == 0.0
+
+    assert node.set_parameters([Parameter("presence.tracking_above", value=0.6)])[0].successful
+    assert told[-1].tracking_above == 0.6
+    # Alone it would be above tracking_above; together they make sense.
+    alone = node.set_parameters([Parameter("presence.uncertain_below", value=0.65)])[0]
+    assert not alone.successful
+    assert "uncertain_below <= tracking_above" in alone.reason
+    together = [("presence.uncertain_below", 0.65), ("presence.tracking_above", 0.7)]
+    both = [Parameter(name, value=value) for name, value in together]
+    assert node.set_parameters_atomically(both).successful
+    assert (told[-1].uncertain_below, told[-1].search_windows) == (0.65, 5)
+    # A bad one among good ones: none of them.
+    mixed = [Parameter("class_id", value="boat"), Parameter("presence.lost_below", value=0.9)]
+    assert not node.set_parameters_atomically(mixed).successful
+    assert parameters.settings.class_id == "target"
+    assert len(told) == 2
+
+    parameters.undeclare_presence()
+    assert not node.has_parameter("presence.tracking_above")
+    parameters.declare_presence(calibrated)
+    assert parameters.presence.tracking_above == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"presence.lost_below": 0.9}, "lost_below <= uncertain_below"),
+        ({"presence.tracking_above": 1.5}, "tracking_above out of range"),
+        ({"presence.tracking_above": "high"}, "tracking_above"),
+    ],
+)
+def test_impossible_thresholds_at_the_start(make_node, values: dict, words: str) -> None:
+    node = make_node(**values)
+    parameters = Parameters(node, lambda: True, lambda: None)
+    with pytest.raises(ParameterError, match=words):
+        parameters.declare_presence(PresenceSettings())
+    assert parameters.presence is None
+    assert not any(node.has_parameter(f"presence.{name}") for name in PRESENCE)
+
+
 def test_without_post_set_callbacks_as_on_humble(make_node, monkeypatch) -> None:
     monkeypatch.delattr(Node, "add_post_set_parameters_callback")
     node = make_node()
-    parameters = Parameters(node, lambda: True)
+    parameters = Parameters(node, lambda: True, lambda: None)
     node.set_parameters([Parameter("class_id", value="boat")])
     assert parameters.settings.class_id == "boat"
 
@@ -128,9 +183,9 @@ def test_without_post_set_callbacks_as_on_humble(make_node, monkeypatch) -> None
 )
 def test_impossible_values_at_the_start(make_node, values: dict, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        Parameters(make_node(**values), lambda: False)
+        Parameters(make_node(**values), lambda: False, lambda: None)
 
 
 def test_out_of_range_at_the_start(make_node) -> None:
     with pytest.raises(InvalidParameterValueException, match="history_duration out of range"):
-        Parameters(make_node(history_duration=-1.0), lambda: False)
+        Parameters(make_node(history_duration=-1.0), lambda: False, lambda: None)

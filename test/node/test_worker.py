@@ -30,8 +30,12 @@ class Bench:
         self.failures: list[tuple[str, Exception]] = []
         self.answers: list[tuple[object, Exception | None]] = []
         self.worker = TrackingWorker(
-            lambda: self.may_load.wait(20) and TargetSet(tracker, 1), self._publish, self._failed
+            lambda: self.may_load.wait(20) and TargetSet(tracker, 1),
+            self._publish,
+            lambda targets, error: self.recover(targets, error),
+            self._failed,
         )
+        self.recover = lambda targets, error: False
 
     def _publish(self, held: HeldFrame, reports: list) -> None:
         self.published.append((held, reports))
@@ -147,6 +151,26 @@ def test_a_failing_image_or_command_ends_nothing(bench: Bench, scene: Scene, mon
     bench.wait_for(2)
 
 
+def test_an_image_that_failed_is_tried_again_after_a_recovery(
+    bench: Bench, scene: Scene, monkeypatch
+) -> None:
+    bench.worker.start()
+    bench.worker.wait_loaded(10)
+    errors = []
+
+    def recover(targets: TargetSet, error: Exception) -> bool:
+        errors.append(error)
+        monkeypatch.undo()
+        return True
+
+    bench.recover = recover
+    monkeypatch.setattr(TargetSet, "step", lambda *_: 1 / 0)
+    bench.offer(scene, 0)
+    bench.wait_for(1)
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert (bench.worker.processed, bench.worker.dropped, bench.failures) == (1, {}, [])
+
+
 def test_commands_not_begun_when_it_stops_are_refused(bench: Bench, scene: Scene) -> None:
     bench.worker.start()
     wait_until(lambda: bench.worker.targets is not None, 10, "the tracker")
@@ -161,7 +185,7 @@ def test_commands_not_begun_when_it_stops_are_refused(bench: Bench, scene: Scene
 
 
 def test_a_load_that_fails_is_told_to_who_waits_for_it() -> None:
-    worker = TrackingWorker(lambda: 1 / 0, lambda *_: None, lambda *_: None)
+    worker = TrackingWorker(lambda: 1 / 0, *[lambda *_: None] * 3)
     worker.start()
     with pytest.raises(ZeroDivisionError):
         worker.wait_loaded(10)
