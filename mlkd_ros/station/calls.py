@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from rclpy.exceptions import InvalidNamespaceException
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.validate_namespace import validate_namespace
 
 __all__ = ["DEFAULT_NAMESPACE", "checked_namespace", "constant_name", "discovery_hint"]
@@ -31,19 +32,28 @@ def constant_name(message: object, value: int) -> str:
 
 
 def discovery_hint(node: Node, service: str, type_name: str) -> str:
-    """Why `service` may not be found: where this process looks, and what it sees elsewhere."""
+    """Why a service with that last name may not be found: where this process looks, and whether
+    there is one elsewhere.
+    """
     domain = os.environ.get("ROS_DOMAIN_ID") or "0"
     reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE")
-    where = f"ROS_DOMAIN_ID {domain}"
+    hint = f"Looked for in ROS_DOMAIN_ID {domain}"
     if reach:
-        where += f", ROS_AUTOMATIC_DISCOVERY_RANGE {reach}"
-    hint = f"this side is in {where}: the tracker must be in the same domain"
-    last = service.rsplit("/", 1)[-1]
-    others = sorted(
-        name.removesuffix(f"/{last}") or "/"
-        for name, types in node.get_service_names_and_types()
-        if name != service and name.endswith(f"/{last}") and type_name in types
-    )
+        hint += f", discovery range {reach}"
+    hint += ": the tracker must be in the same domain."
+    others = _namespaces_with(node, service, type_name)
     if others:
-        hint += f"; there is a tracker in namespace {', '.join(others)}"
+        hint += f" There is one in namespace {', '.join(others)}: see --namespace."
     return hint
+
+
+def _namespaces_with(node: Node, service: str, type_name: str) -> list[str]:
+    """Namespaces in which a node offers a service of that last name and type."""
+    found = set()
+    for name, namespace in node.get_node_names_and_namespaces():
+        # A node may end between the two questions.
+        with contextlib.suppress(NodeNameNonExistentError):
+            for offered, types in node.get_service_names_and_types_by_node(name, namespace):
+                if offered.endswith(f"/{service}") and type_name in types:
+                    found.add(offered.removesuffix(f"/{service}") or "/")
+    return sorted(found)

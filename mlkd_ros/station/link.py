@@ -248,7 +248,7 @@ class StationNode(Node):
                 publishers=len(publishers),
                 silence=silence,
                 problem=self._problem or self._wrong_type(publishers),
-                hint="" if found else self._hint(self.init_target, InitTarget),
+                hint="" if found else self._hint(),
                 camera_rate=self._received_rate() or self._camera.hertz(),
                 tracker_rate=self._tracker.hertz(),
                 drop_share=self._drop_share(),
@@ -257,16 +257,16 @@ class StationNode(Node):
 
     def _subscribe(self, publishers: Sequence[Any]) -> None:
         """Subscribe to images while somebody watches, as reliably as every publisher offers."""
-        asked = _reliability(self._video.reliability, publishers)
+        asked = _reliability(self._video.reliability, publishers) if publishers else self._asked
         if self._images is not None and (not self.watched or asked != self._asked):
             self.destroy_subscription(self._images)
             self._images = None
             self._held.clear()
             self._held_bytes = 0
-            self._last_image = None
+            if not self.watched:
+                self._last_image = None  # silence counts from when somebody looks again
         if self._images is None and self.watched:
             self._asked = asked
-            self._last_image = None
             self._images = self.create_subscription(
                 CompressedImage if self._video.compressed else Image,
                 self._topic,
@@ -308,16 +308,15 @@ class StationNode(Node):
         Returns what `forget` takes.
         """
         if not client.service_is_ready():
-            kind = type(request).__qualname__.split("_Request")[0]
-            hint = self._hint(client, InitTarget if kind == "InitTarget" else StopTarget)
-            answered(CallError(f"tracker not found: no service {client.srv_name}. {hint}"))
+            service = self.resolve_service_name(client.srv_name)
+            answered(CallError(f"Tracker not found: no service {service}. {self._hint()}"))
             return None
         future = client.call_async(request)
         future.add_done_callback(lambda done: answered(done.exception() or done.result()))
         return future
 
-    def _hint(self, client: Client[Any, Any], kind: type) -> str:
-        return discovery_hint(self, client.srv_name, f"mlkd_ros/srv/{kind.__name__}")
+    def _hint(self) -> str:
+        return discovery_hint(self, "init_target", "mlkd_ros/srv/InitTarget")
 
 
 def _reliability(wanted: str, publishers: Sequence[Any]) -> ReliabilityPolicy:
@@ -405,8 +404,8 @@ class RosThread:
         except asyncio.TimeoutError:
             self._executor.create_task(_forget, client, pending)
             raise CallError(
-                f"{client.srv_name} did not answer within {timeout:g} s: "
-                "the tracker has ended, or is stuck; its log may say more"
+                f"The tracker's service {client.srv_name} did not answer within {timeout:g} s: it "
+                "has ended, or is stuck; its log may say more."
             ) from None
         if isinstance(result, Exception):
             raise result if isinstance(result, CallError) else CallError(str(result))

@@ -206,7 +206,7 @@ class _Operator:
         client: Any = self.node.create_client(kind, name)
         if not self.spin_until(client.service_is_ready, self.timeout):
             service = self.node.resolve_service_name(name)
-            hint = discovery_hint(self.node, service, f"mlkd_ros/srv/{kind.__name__}")
+            hint = discovery_hint(self.node, name, f"mlkd_ros/srv/{kind.__name__}")
             raise NotHeardError(
                 f"no service {service} within {self.timeout:g} s. Does the tracker run, in "
                 f"namespace {self.node.get_namespace()} (--namespace)? {hint}"

@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.tracking.encoding import UnusableImageError
+from mlkd_ros.tracking.frame import Frame
 
-__all__ = ["JpegEncoder", "Jpeg"]
+__all__ = ["Jpeg", "JpegEncoder"]
 
 
 @dataclass(frozen=True)
@@ -30,31 +31,23 @@ class JpegEncoder:
     def __init__(self, max_width: int, quality: int) -> None:
         self._max_width = max_width
         self._quality = [cv2.IMWRITE_JPEG_QUALITY, quality]
-        self._decoder = Decoder()
+        self._raw, self._compressed = Decoder(), CompressedDecoder()
 
     def encode(self, message: Image | CompressedImage) -> Jpeg:
         """The picture of a message. Raises UnusableImageError."""
-        pixels = self._pixels(message)
-        height, width = pixels.shape[:2]
-        scale = min(1.0, self._max_width / width)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if scale < 1.0:
+        frame = self._decode(message)
+        image_size = (frame.width, frame.height)
+        scale = min(1.0, self._max_width / frame.width)
+        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        frame, _ = frame.reduced(1.0 / scale)
+        pixels = frame.window(0, 0, frame.width, frame.height)
+        if pixels.shape[1::-1] != size:
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         done, data = cv2.imencode(".jpg", pixels, self._quality)
         if not done:
             raise UnusableImageError("pixels", f"{size[0]}x{size[1]} pixels cannot become a JPEG")
-        return Jpeg(data.tobytes(), size, (width, height))
+        return Jpeg(data.tobytes(), size, image_size)
 
-    def _pixels(self, message: Image | CompressedImage) -> np.ndarray:
-        """HxWx3 uint8 BGR."""
-        if isinstance(message, Image):
-            frame = self._decoder.decode(message)
-            return frame.window(0, 0, frame.width, frame.height)
-        data = np.frombuffer(message.data, np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-        if pixels is None:
-            raise UnusableImageError(
-                "encoding",
-                f"{len(data)} bytes of format '{message.format}' are no JPEG or PNG picture",
-            )
-        return pixels
+    def _decode(self, message: Image | CompressedImage) -> Frame:
+        decoder = self._raw if isinstance(message, Image) else self._compressed
+        return decoder.decode(message)  # type: ignore[arg-type]  # the one of its kind

@@ -241,6 +241,7 @@ class _Page:
             response.message,
             stamp=str(nanoseconds(response.stamp)),
             target_id=response.target_id,
+            state=constant_name(response.status, response.status.state),
         )
 
     async def _stop(self, message: Stop) -> None:
