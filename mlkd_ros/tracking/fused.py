@@ -3,8 +3,9 @@
 
 Between two activations everything is linear, so neighbouring linear maps become one, and what
 depends on the target alone moves from the search branch, run on every image, to the template
-branch, run once a target. Batch norms are folded too. Weights are those of the trained student;
-nothing is retrained, and a test compares the outputs.
+branch, run once a target. The classification and the regression branch run side by side, as groups
+of the same operators. Batch norms are folded too. Weights are those of the trained student; nothing
+is retrained, and a test compares the outputs.
 """
 
 from __future__ import annotations
@@ -15,14 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
-from .network import (
-    ChannelAttention,
-    CorrelationBranch,
-    MobileStudent,
-    SeparableTower,
-    StudentOutput,
-    fuse_batch_norm,
-)
+from .network import CorrelationBranch, MobileStudent, StudentOutput, fuse_batch_norm
 
 
 def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -47,78 +41,147 @@ def _after(second: nn.Module, first: nn.Module) -> nn.Conv2d:
     return _pointwise(outer @ inner, outer @ inner_bias + outer_bias)
 
 
-def _tower(tower: SeparableTower, head: nn.Conv2d) -> nn.Sequential:
-    """A tower whose last point-wise convolution is one with the head."""
-    layers = [layer for layer in tower.modules() if isinstance(layer, (nn.Conv2d, nn.ReLU6))]
-    return nn.Sequential(*layers[:-1], _after(head, layers[-1]))
+def _beside(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+    """Two convolutions of one shape, each on its own channels, as one with as many more groups."""
+    assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+    assert first.bias is not None and second.bias is not None
+    conv = nn.Conv2d(
+        first.in_channels + second.in_channels,
+        first.out_channels + second.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]  # a pair, always
+        padding=first.padding,  # type: ignore[arg-type]
+        groups=first.groups + second.groups,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(torch.cat((first.weight, second.weight)))
+        conv.bias.copy_(torch.cat((first.bias, second.bias)))  # type: ignore[union-attr]
+    return conv
+
+
+def _split_merge(branch: CorrelationBranch) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The merging convolution's two summands: one for the pixel-wise maps before their projection,
+    which it takes in, and one for the depth-wise maps.
+    """
+    project, project_bias = _matrix(branch.pixel_project[0])
+    merge, merge_bias = _matrix(branch.merge)
+    pixel, depthwise = merge.split([len(project), merge.shape[1] - len(project)], 1)
+    return (
+        _pointwise(pixel @ project, pixel @ project_bias + merge_bias),
+        _pointwise(depthwise, torch.zeros(len(depthwise))),
+    )
 
 
 class FusedCorrelation(nn.Module):
-    """A ``CorrelationBranch`` without its linear layers on the search side.
+    """The ``CorrelationBranch`` of classification and of regression, side by side, without their
+    linear layers on the search side.
 
     Pixel-wise: the search features' 1 x 1 convolution is multiplied into the template's kernels.
-    Projection and merging are one convolution.
+    Depth-wise: its bias, zero outside the map, correlates with the template alone. Projection and
+    merging are one convolution.
     """
 
-    query: Tensor
-    query_bias: Tensor
+    positions = 64
+    seen: Tensor
+    bias: Tensor
 
-    def __init__(self, branch: CorrelationBranch) -> None:
+    def __init__(self, cls: CorrelationBranch, reg: CorrelationBranch) -> None:
         super().__init__()
-        self.pixel_template = branch.pixel_template[0]
-        self.depthwise_template = branch.depthwise_template[0]
-        self.attention: ChannelAttention = branch.attention
-        self.pixel_depthwise = branch.pixel_depthwise[0]
-        query, query_bias = _matrix(branch.pixel_search[0])
-        self.register_buffer("query", query.clone())
-        self.register_buffer("query_bias", query_bias.clone())
-        project, project_bias = _matrix(branch.pixel_project[0])
-        merge, merge_bias = _matrix(branch.merge)
-        pixel, correlated = merge.split([len(project), merge.shape[1] - len(project)], 1)
-        self.merge = _pointwise(
-            torch.cat((pixel @ project, correlated), 1), pixel @ project_bias + merge_bias
+        branches = cls, reg
+        self.pixel_template = nn.ModuleList(branch.pixel_template[0] for branch in branches)
+        self.depthwise_template = nn.ModuleList(branch.depthwise_template[0] for branch in branches)
+        self.queries = nn.ModuleList(branch.pixel_search[0] for branch in branches)
+        self.attention_reduce = _beside(cls.attention.reduce, reg.attention.reduce)
+        self.attention_expand = _beside(cls.attention.expand, reg.attention.expand)
+        self.pixel_depthwise = _beside(cls.pixel_depthwise[0], reg.pixel_depthwise[0])
+        self.merge_pixel, self.merge_depthwise = (
+            _beside(*pair) for pair in zip(_split_merge(cls), _split_merge(reg), strict=True)
         )
+        searches = [_matrix(branch.depthwise_search[0]) for branch in branches]
+        weight, bias = (torch.cat(parts) for parts in zip(*searches, strict=True))
+        # Padding after a convolution without bias is padding before it: at no cost.
+        out, inp = weight.shape
+        self.depthwise_search = nn.Conv2d(inp, out, 1, padding=1, bias=False)
+        with torch.no_grad():
+            self.depthwise_search.weight.copy_(weight[:, :, None, None])
+        # What each tap of a depth-wise kernel sees of a map of ones, in rows of 18.
+        ones = F.pad(torch.ones(1, 1, 16, 16), (1, 1, 1, 1))
+        seen = F.unfold(ones, 4).reshape(1, 16, 15, 15)
+        self.register_buffer("seen", F.pad(seen, (0, 3)).flatten(2))
+        self.register_buffer("bias", bias[None, :, None])
 
-    def template(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels of a target: pixel-wise ``(N, 64, C)`` and its offset ``(N, 64, 1)``, depth-wise
-        ``(N, C, 4, 4)``.
+    def template(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Kernels of a target and what they add to every search region: pixel-wise ``(N, 128, C)``
+        and ``(N, 128, 1)``, depth-wise ``(N, 2 C, 4, 4)`` and ``(N, 2 C, 15 * 18)``.
         """
-        pixel = self.pixel_template(features).reshape(-1, len(self.query), 64).transpose(1, 2)
+        kernels, offsets = [], []
+        for make, query in zip(self.pixel_template, self.queries, strict=True):
+            weight, bias = _matrix(query)
+            pixel = make(features).reshape(-1, len(weight), self.positions).transpose(1, 2)
+            kernels.append(pixel @ weight)
+            offsets.append(pixel @ bias[:, None])
         centre = features[:, :, CorrelationBranch.CENTRE, CorrelationBranch.CENTRE]
+        depthwise = torch.cat([make(centre) for make in self.depthwise_template], 1)
         return (
-            pixel @ self.query,
-            pixel @ self.query_bias[:, None],
-            self.depthwise_template(centre),
+            torch.cat(kernels, 1),
+            torch.cat(offsets, 1),
+            depthwise,
+            (depthwise.flatten(2) * self.bias) @ self.seen,
         )
 
     def forward(
-        self, features: Tensor, pixel: Tensor, offset: Tensor, correlated: Tensor
+        self,
+        features: Tensor,
+        pixel: Tensor,
+        pixel_offset: Tensor,
+        depthwise: Tensor,
+        depthwise_offset: Tensor,
     ) -> Tensor:
-        """Maps ``(N, C, 15, 15)`` of features ``(N, C, 256)`` and the depth-wise correlation."""
-        maps = (pixel @ features + offset).reshape(-1, 64, 16, 16)
-        maps = F.relu6(self.pixel_depthwise(self.attention(maps)))
-        return self.merge(torch.cat((maps, correlated), 1))
+        """Maps ``(N, 2 C, 15, 15)``, those of classification first, of features
+        ``(N, C, 16, 16)``.
+        """
+        flat = features.reshape(-1, features.shape[1], 256)
+        maps = (pixel @ flat + pixel_offset).reshape(-1, 2 * self.positions, 16, 16)
+        scale = F.relu(self.attention_reduce(F.adaptive_avg_pool2d(maps, 1)))
+        maps = maps * torch.sigmoid(self.attention_expand(scale))
+        maps = F.relu6(self.pixel_depthwise(maps))
+        query = self.depthwise_search(features)
+        correlated = correlate_depthwise(query, depthwise, depthwise_offset)
+        return self.merge_pixel(maps) + self.merge_depthwise(correlated)
 
 
-def correlate_depthwise(search: Tensor, kernel: Tensor) -> Tensor:
-    """``network.depthwise_correlation`` with padding 1 for 16 x 16 features and a 4 x 4 kernel.
+def correlate_depthwise(search: Tensor, kernel: Tensor, offset: Tensor) -> Tensor:
+    """``network.depthwise_correlation`` of ``(N, C, 18, 18)`` and ``(N, C, 4, 4)``, plus an offset
+    ``(N, C, 15 * 18)`` (rows of 15, and 3 that do not count); ``(N, C, 15, 15)``.
 
-    With the rows of the padded map laid one behind the other, a shift in x or y is one contiguous
-    piece a channel: copies shifted in x, one small matrix product for all rows of the kernel, then
-    shifts in y. Copies of length ``n`` one after another, cut anew into pieces of length ``n + 1``,
-    are the copies shifted by 0, 1, 2, 3; what wraps around falls into columns that are dropped.
+    With the rows of the map laid one behind the other, a shift in x or y is one contiguous piece a
+    channel: copies shifted in x, one small matrix product for all rows of the kernel, then shifts
+    in y. Copies of length ``n`` one after another, cut anew into pieces of length ``n + 1``, are
+    the copies shifted by 0, 1, 2, 3; what wraps around falls into columns that are dropped.
     """
     channels, size, taps, out = kernel.shape[1], 18, 4, 15
-    flat = F.pad(search, (1, 1, 1, 1)).reshape(-1, channels, size * size)
+    flat = search.reshape(-1, channels, size * size)
     length = size * size + 1
     copies = torch.cat((flat, flat, flat, flat, flat[:, :, :taps]), 2)
     rows = torch.matmul(kernel, copies.reshape(-1, channels, taps, length))
     rows = rows.reshape(-1, channels, taps * length)
-    starts = [i * (length + size) for i in range(taps)]
-    total = rows[:, :, starts[0] : starts[0] + out * size]
-    for start in starts[1:]:
+    total = offset
+    for start in range(0, taps * (length + size), length + size):
         total = total + rows[:, :, start : start + out * size]
     return total.reshape(-1, channels, out, size)[:, :, :, :out]
+
+
+def _side_by_side(cls: nn.Module, reg: nn.Module) -> nn.Sequential:
+    """Both towers as one, without their last convolutions, which are one with the heads."""
+    layers = [
+        [layer for layer in tower.modules() if isinstance(layer, (nn.Conv2d, nn.ReLU6))][:-1]
+        for tower in (cls, reg)
+    ]
+    return nn.Sequential(
+        *(
+            _beside(*pair) if isinstance(pair[0], nn.Conv2d) else pair[0]
+            for pair in zip(*layers, strict=True)
+        )
+    )
 
 
 class FusedMobileStudent(nn.Module):
@@ -126,40 +189,37 @@ class FusedMobileStudent(nn.Module):
 
     template_size = MobileStudent.template_size
     search_size = MobileStudent.search_size
-    template_outputs = ("pixel_cls", "offset_cls", "pixel_reg", "offset_reg", "depthwise")
+    template_outputs = ("pixel", "pixel_offset", "depthwise", "depthwise_offset")
 
     def __init__(self, student: MobileStudent) -> None:
         """From a student in eval mode, which is left as it is."""
         super().__init__()
         student = fuse_batch_norm(copy.deepcopy(student))  # type: ignore[assignment]
         self.trunk = student.trunk
-        branches = student.cls_correlation, student.reg_correlation
-        self.cls_correlation, self.reg_correlation = map(FusedCorrelation, branches)
-        queries = [_matrix(branch.depthwise_search[0]) for branch in branches]
-        self.depthwise_search = _pointwise(
-            torch.cat([weight for weight, _ in queries]), torch.cat([bias for _, bias in queries])
-        )
-        self.cls_tower = _tower(student.cls_tower, student.cls_head)
-        self.reg_tower = _tower(student.reg_tower, student.reg_head)
+        self.correlation = FusedCorrelation(student.cls_correlation, student.reg_correlation)
+        self.tower = _side_by_side(student.cls_tower, student.reg_tower)
+        heads = [
+            _after(head, [layer for layer in tower.modules() if isinstance(layer, nn.Conv2d)][-1])
+            for head, tower in (
+                (student.cls_head, student.cls_tower),
+                (student.reg_head, student.reg_tower),
+            )
+        ]
+        weights, biases = zip(*map(_matrix, heads), strict=True)
+        self.heads = _pointwise(torch.block_diag(*weights), torch.cat(biases))
+        self._classes = len(weights[0])
 
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
         """Features of ``(N, 3, T, T)`` target patches, in the order of ``template_outputs``."""
-        features = self.trunk(patch)
-        *cls, cls_depthwise = self.cls_correlation.template(features)
-        *reg, reg_depthwise = self.reg_correlation.template(features)
-        return (*cls, *reg, torch.cat((cls_depthwise, reg_depthwise), 1))
+        return self.correlation.template(self.trunk(patch))
 
     def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
         """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
-        features = self.trunk(patch)
-        pixel_cls, offset_cls, pixel_reg, offset_reg, depthwise = template
-        correlated = correlate_depthwise(self.depthwise_search(features), depthwise)
-        cls_correlated, reg_correlated = correlated.split(correlated.shape[1] // 2, 1)
-        flat = features.reshape(-1, features.shape[1], 256)
-        cls_map = self.cls_correlation(flat, pixel_cls, offset_cls, cls_correlated)
-        reg_map = self.reg_correlation(flat, pixel_reg, offset_reg, reg_correlated)
-        regression = torch.exp(self.reg_tower(reg_map))
-        return StudentOutput(self.cls_tower(cls_map), regression, (cls_map, reg_map))
+        maps = self.correlation(self.trunk(patch), *template)
+        found = self.heads(self.tower(maps))
+        cls_map, reg_map = maps.chunk(2, 1)
+        classes = self._classes
+        return StudentOutput(found[:, :classes], torch.exp(found[:, classes:]), (cls_map, reg_map))
 
 
 def fuse(student: nn.Module) -> nn.Module:
