@@ -85,6 +85,12 @@ class Settings:
         "image",
         "Topic of the images to track in, relative to the namespace unless it begins with /.",
     )
+    image_transport: str = declaration(
+        "raw",
+        "How the images come: raw (sensor_msgs/Image on image_topic) or compressed (JPEG or PNG as "
+        "sensor_msgs/CompressedImage on <image_topic>/compressed).",
+        choices=("raw", "compressed"),
+    )
     reliability: str = declaration(
         "best_effort",
         "Reliability asked of the image topic. best_effort works with every camera; reliable loses "
@@ -93,6 +99,48 @@ class Settings:
         choices=("best_effort", "reliable"),
         # The overrides that are declared with the subscription cannot be declared anew.
         change=Change.AT_START,
+    )
+    camera_info_topic: str = declaration(
+        "",
+        "Topic of the camera's calibration (sensor_msgs/CameraInfo), for bearings. Empty: "
+        "camera_info beside the image topic.",
+    )
+    image_rectified: bool = declaration(
+        False,
+        "Whether image_proc or the camera has removed the distortion from the images: bearings then "
+        "go by P and R of the calibration instead of K and D.",
+    )
+    point_topic: str = declaration(
+        "",
+        "Topic of clicks that designate a target, as geometry_msgs/PointStamped in pixels "
+        "(Foxglove). A stamp chooses the image; one that is later than all images, or zero, the "
+        "newest. Empty: none.",
+    )
+    mouse_topic: str = declaration(
+        "",
+        "Topic of clicks as geometry_msgs/Point in pixels, on the newest image: what rqt_image_view "
+        "publishes on <its topic>_mouse_left. Empty: none.",
+    )
+    rectangle_topic: str = declaration(
+        "",
+        "Topic of boxes that designate a target, as sensor_msgs/RegionOfInterest in pixels, on the "
+        "newest image. Empty: none.",
+    )
+    click_size: float = declaration(
+        0.0,
+        "Side in pixels of the camera's image of the square that a click designates. 0: the box is "
+        "fitted to what is there.",
+        low=0.0,
+        high=4096.0,
+        change=Change.ANY_TIME,
+    )
+    click_image_width: int = declaration(
+        0,
+        "Width of the pictures that clicks and rectangles count the pixels of, such as "
+        "overlay_width. 0: the camera's images.",
+        low=0,
+        high=65536,
+        change=Change.ANY_TIME,
     )
     checkpoint: str = declaration(
         "", "File of the student to fly (.safetensors). Empty: the one that comes with the package."
@@ -183,6 +231,17 @@ class Settings:
     )
     overlay_rate: float = declaration(
         10.0, "Greatest rate of overlay images in Hz.", low=0.1, high=240.0, change=Change.ANY_TIME
+    )
+    overlay_quality: int = declaration(
+        80, "JPEG quality of overlay/compressed.", low=1, high=100, change=Change.ANY_TIME
+    )
+    health_rate: float = declaration(
+        1.0,
+        "How often a second light, noise and sharpness of the images are judged, for diagnostics. "
+        "0: never.",
+        low=0.0,
+        high=30.0,
+        change=Change.ANY_TIME,
     )
 
 

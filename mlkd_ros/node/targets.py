@@ -25,7 +25,15 @@ from mlkd_ros.tracking import (
 )
 from mlkd_ros.tracking.encoding import UnusableImageError
 
-__all__ = ["Code", "Designation", "DesignationError", "Designated", "TargetReport", "TargetSet"]
+__all__ = [
+    "Code",
+    "Designated",
+    "Designation",
+    "DesignationError",
+    "TargetReport",
+    "TargetSet",
+    "image_seen",
+]
 
 Box = tuple[float, float, float, float]
 
@@ -196,6 +204,10 @@ class TargetSet:
         }
         self._tracker = tracker
 
+    def look(self, held: HeldFrame, box: Box) -> tuple[Box, float]:
+        """What the network takes a target to be that is marked with `box`: its box, and a score."""
+        return self._tracker.look(held.frame, box)
+
     def designate(
         self, request: Designation, history: FrameHistory, catch_up_duration: float
     ) -> Designated:
@@ -206,7 +218,7 @@ class TargetSet:
         newest one is never skipped. Raises DesignationError.
         """
         replaced = self._to_replace(request.target_id)
-        start = _image_seen(request.stamp, history)
+        start = image_seen(request.stamp, history)
         box = _full_resolution(request, start)
         try:
             target = _Target(self._tracker.sibling())
@@ -260,7 +272,8 @@ def _restored(tracker: Tracker, record: TargetRecord) -> _Target:
     return target
 
 
-def _image_seen(stamp: int, history: FrameHistory) -> HeldFrame:
+def image_seen(stamp: int, history: FrameHistory) -> HeldFrame:
+    """The image with that stamp, the newest for 0. Raises DesignationError."""
     newest = history.newest()
     if newest is None:
         raise DesignationError(Code.NO_IMAGE, "no usable image has been received yet")
