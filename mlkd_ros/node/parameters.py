@@ -107,8 +107,8 @@ class Settings:
     )
     image_rectified: bool = declaration(
         False,
-        "Whether image_proc or the camera has removed the distortion from the images: bearings then "
-        "go by P and R of the calibration instead of K and D.",
+        "Whether image_proc or the camera has removed the distortion from the images: bearings "
+        "then go by P and R of the calibration instead of K and D.",
     )
     point_topic: str = declaration(
         "",
@@ -118,8 +118,8 @@ class Settings:
     )
     mouse_topic: str = declaration(
         "",
-        "Topic of clicks as geometry_msgs/Point in pixels, on the newest image: what rqt_image_view "
-        "publishes on <its topic>_mouse_left. Empty: none.",
+        "Topic of clicks as geometry_msgs/Point in pixels, on the newest image: what "
+        "rqt_image_view publishes on <its topic>_mouse_left. Empty: none.",
     )
     rectangle_topic: str = declaration(
         "",
