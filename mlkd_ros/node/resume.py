@@ -13,12 +13,17 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlkd_ros.node.targets import TargetSet
 from mlkd_ros.tracking import TargetRecord, TrackState
 
-__all__ = ["ResumeError", "ResumeFile", "Saved", "default_path"]
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
+
+__all__ = ["ResumeError", "ResumeFile", "Saved", "TargetKeeper", "default_path"]
 
 _FORMAT = "mlkd-resume/1"
 #: Seconds between two writes.
@@ -122,3 +127,60 @@ def _saved(arrays: dict[str, np.ndarray]) -> Saved:
     }
     age = time.time() - float(arrays["saved_at"])
     return Saved(records, float(arrays["context_amount"]), age)
+
+
+class TargetKeeper:
+    """Saves targets and brings them back; what goes wrong is logged and changes nothing else."""
+
+    def __init__(self, path: Path, logger: RcutilsLogger) -> None:
+        self._file = ResumeFile(path)
+        self._logger = logger
+
+    @property
+    def due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return self._file.due
+
+    def read(self, within: float) -> Saved | None:
+        """The targets, if they were saved in the last `within` seconds."""
+        try:
+            saved = self._file.read()
+        except ResumeError as error:
+            self._logger.warning(f"nothing is resumed: {error}")
+            return None
+        if saved is not None and not 0 <= saved.age <= within:
+            self._logger.info(
+                f"nothing is resumed: {self._file.path} was saved {saved.age:.0f} s ago, "
+                f"parameter resume_within is {within:g} s"
+            )
+            return None
+        return saved
+
+    def restore(self, targets: TargetSet, saved: Saved) -> None:
+        """Have them searched for."""
+        try:
+            names = targets.restore(saved.records, saved.context_amount)
+        except ValueError as error:
+            self._logger.warning(
+                f"nothing is resumed: {self._file.path} is of another student: {error}"
+            )
+            return
+        self._logger.warning(
+            f"resumed, saved {saved.age:.1f} s ago, searching: target {', '.join(names)}"
+        )
+
+    def save(self, targets: TargetSet) -> None:
+        """Keep what is followed on disk, for after a crash."""
+        try:
+            self._file.write(targets.records(), targets.context_amount)
+        except OSError as error:
+            self._logger.error(
+                f"the targets cannot be saved to resume from: {error}", throttle_duration_sec=60.0
+            )
+
+    def forget(self) -> None:
+        """Nothing to resume any more."""
+        try:
+            self._file.delete()
+        except OSError as error:
+            self._logger.error(f"{self._file.path} cannot be deleted: {error}")

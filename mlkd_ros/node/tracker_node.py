@@ -22,8 +22,7 @@ import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockChange, ClockType, JumpThreshold, ROSClock, TimeJump
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import (
@@ -32,27 +31,20 @@ from rclpy.lifecycle import (
     LifecycleState,
     TransitionCallbackReturn,
 )
-from rclpy.qos import (
-    QoSCompatibility,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_check_compatible,
-)
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Monitor, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
 from mlkd_ros.node.fallback import CpuFallback
-from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.node.history import HeldFrame
+from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.overlay import draw_overlay, image_message
 from mlkd_ros.node.parameters import ParameterError, Parameters
-from mlkd_ros.node.resume import ResumeError, ResumeFile, Saved, default_path
+from mlkd_ros.node.resume import TargetKeeper, default_path
 from mlkd_ros.node.targets import (
     Code,
     Designated,
@@ -64,7 +56,7 @@ from mlkd_ros.node.targets import (
 from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
+from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["TrackerNode", "main"]
 
@@ -106,17 +98,13 @@ class TrackerNode(LifecycleNode):
         self._worker: TrackingWorker | None = None
         self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
         self._fallback: CpuFallback | None = None
-        self._resume: ResumeFile | None = None
-        self._images: Subscription | None = None
+        self._keeper: TargetKeeper | None = None
+        self._intake = Intake(self, self._declared.settings)
+        self._paused = False
         self._publishers_made: list[LifecyclePublisher] = []
         self._logged_qos_problem = ""
         self._next_overlay = 0.0
-        self._begin_counting()
         self._serve()
-        self._jumps = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=self._on_clock_jump,
-        )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -144,7 +132,7 @@ class TrackerNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the student, make the publishers. FAILURE, and the log says why, if it cannot."""
         self._phase = Phase.CONFIGURING
-        self._begin_counting()
+        self._renew_intake()
         self._report()  # Nothing else is said while it loads.
         try:
             self._start_worker()
@@ -161,10 +149,11 @@ class TrackerNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the images and publish about them."""
+        worker = self._worker
+        assert worker is not None  # It is configured.
         if self._paused:
             self._submit(TargetSet.look_for_all)
-        self._subscribe()
-        self._monitor.resume()
+        self._intake.subscribe(worker.offer)
         self._phase = Phase.ACTIVE
         return super().on_activate(state)
 
@@ -172,7 +161,9 @@ class TrackerNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and fall silent; the targets are kept."""
         result = super().on_deactivate(state)
-        self._unsubscribe()
+        self._intake.unsubscribe()
+        if self._worker is not None:
+            self._worker.withdraw()
         self._paused = True
         self._phase = Phase.INACTIVE
         return result
@@ -206,7 +197,7 @@ class TrackerNode(LifecycleNode):
             self._load_tracker, settings.device, settings.engine, self.get_logger().error
         )
         path = settings.resume_file or default_path(self.get_fully_qualified_name())
-        self._resume = ResumeFile(Path(path)) if settings.resume else None
+        self._keeper = TargetKeeper(Path(path), self.get_logger()) if settings.resume else None
         self._worker = TrackingWorker(
             self._load, self._publish, self._fallback.recover, self._failed
         )
@@ -236,20 +227,15 @@ class TrackerNode(LifecycleNode):
             with contextlib.suppress(NotRunningError):
                 self._worker.submit(command, done)
 
-    def _begin_counting(self) -> None:
-        """No image yet."""
-        settings = self._declared.settings
-        self._decoder = Decoder(Mono16Range(settings.mono16_black, settings.mono16_white))
-        self._history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
-        self._monitor = Monitor()
-        self._number = 0
-        self._image_kind = ""
-        self._paused = False
-        self._topic = self.resolve_topic_name(settings.image_topic)
+    def _renew_intake(self) -> None:
+        """With the parameters as they are now, and nothing counted yet."""
+        self._intake.close()
+        self._intake = Intake(self, self._declared.settings)
 
     def _release(self) -> None:
         """Back to unconfigured, from wherever."""
-        self._unsubscribe()
+        self._renew_intake()
+        self._paused = False
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -258,13 +244,12 @@ class TrackerNode(LifecycleNode):
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
-        self._begin_counting()
         self._phase = Phase.UNCONFIGURED
 
     def _forget_saved(self) -> None:
-        if self._resume is not None:
-            self._resume.delete()
-            self._resume = None
+        if self._keeper is not None:
+            self._keeper.forget()
+            self._keeper = None
 
     # --- what the node offers -------------------------------------------------------------------
 
@@ -291,75 +276,7 @@ class TrackerNode(LifecycleNode):
         self._publishers_made.append(publisher)
         return publisher
 
-    def _subscribe(self) -> None:
-        settings = self._declared.settings
-        reliability = ReliabilityPolicy[settings.reliability.upper()]
-        self._images = self.create_subscription(
-            Image,
-            settings.image_topic,
-            self._on_image,
-            # The newest image only: whatever waits in a queue is late.
-            QoSProfile(depth=1, reliability=reliability),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self._topic = self._images.topic_name
-
-    def _unsubscribe(self) -> None:
-        """No more images; those held are of the past by the time the next ones come."""
-        if self._images is not None:
-            self.destroy_subscription(self._images)
-            self._images = None
-        if self._worker is not None:
-            self._worker.withdraw()
-        self._history.clear()
-
     # --- executor thread ------------------------------------------------------------------------
-
-    def _on_image(self, message: Image) -> None:
-        worker = self._worker
-        if worker is None:
-            return
-        self._monitor.arrived()
-        try:
-            frame = self._decoder.decode(message)
-        except UnusableImageError as error:
-            self._monitor.refused(error.reason, str(error))
-            self.get_logger().warning(
-                f"unusable image on {self._topic}: {error}", throttle_duration_sec=_LOG_EVERY
-            )
-            return
-        self._monitor.accepted()
-        self._number += 1
-        stamp = messages.nanoseconds(message.header.stamp)
-        held = HeldFrame(frame, stamp, self._number, len(message.data), message.header)
-        if self._history.add(held):
-            self.get_logger().warning(
-                f"image stamps on {self._topic} went backwards: a replay began again, or two "
-                "cameras publish there. The history was cleared; tracking goes on",
-                throttle_duration_sec=_LOG_EVERY,
-            )
-            self._monitor.time_set_back(self._number - 1)
-        self._log_kind(message)
-        worker.offer(held)
-
-    def _on_clock_jump(self, jump: TimeJump) -> None:
-        """Sim time begins again: stamps held and latencies measured are of another time."""
-        self._history.clear()
-        self._monitor.time_set_back(self._number)
-        if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
-            self.get_logger().warning(
-                f"the clock was set back by {-jump.delta.nanoseconds * 1e-9:.3f} s: the history "
-                "was cleared; tracking goes on"
-            )
-
-    def _log_kind(self, message: Image) -> None:
-        kind = f"{message.width}x{message.height} {message.encoding}"
-        if kind != self._image_kind:
-            was = f", before {self._image_kind}" if self._image_kind else ""
-            self.get_logger().info(
-                f"images on {self._topic} are {kind}{was}", throttle_duration_sec=1.0
-            )
-            self._image_kind = kind
 
     async def _on_init_target(
         self, request: InitTarget.Request, response: InitTarget.Response
@@ -391,9 +308,9 @@ class TrackerNode(LifecycleNode):
         self, response: InitTarget.Response, error: DesignationError
     ) -> InitTarget.Response:
         response.code, response.message = int(error.code), str(error)
-        if error.code == Code.NO_IMAGE and self._monitor.problem:
+        if error.code == Code.NO_IMAGE and self._intake.monitor.problem:
             response.code = int(Code.UNUSABLE_IMAGE)
-            response.message = f"every image so far is unusable: {self._monitor.problem}"
+            response.message = f"every image so far is unusable: {self._intake.monitor.problem}"
         self.get_logger().warning(
             f"init_target refused ({error.code.name}): {response.message}",
             throttle_duration_sec=1.0,
@@ -465,39 +382,15 @@ class TrackerNode(LifecycleNode):
         self._failed("carrying out a command", error)
         raise DesignationError(Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
-    def _qos_problem(self) -> str:
-        """Which publisher of the image topic cannot reach this node, and why; empty if all can.
-
-        Looked up rather than told by an event: when that comes, the publisher has no name yet.
-        """
-        if self._images is None:
-            return ""
-        for publisher in self.get_publishers_info_by_topic(self._topic):
-            compatibility, reason = qos_check_compatible(
-                publisher.qos_profile, self._images.qos_profile
-            )
-            if compatibility == QoSCompatibility.ERROR:
-                offered, asked = publisher.qos_profile, self._images.qos_profile
-                name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
-                if "UNKNOWN" in name:
-                    name = "a publisher"
-                return (
-                    f"no image on {self._topic} comes through from {name}: it offers "
-                    f"{offered.reliability.name}, {offered.durability.name}; this node asks for "
-                    f"{asked.reliability.name}, {asked.durability.name} ({reason}). "
-                    "Set parameter reliability to best_effort, or qos_overrides"
-                )
-        return ""
-
     def _on_second(self) -> None:
         snapshot, images = self._report()
         if self._phase is not Phase.ACTIVE:
             return
-        changed = self._monitor.silence_changed(self._declared.settings.silence_timeout)
+        changed = self._intake.monitor.silence_changed(self._declared.settings.silence_timeout)
         if changed:
             self.get_logger().error(images.message)
         elif changed is False:
-            self.get_logger().info(f"images on {self._topic} again")
+            self.get_logger().info(f"images on {self._intake.topic} again")
         if snapshot.qos_problem not in ("", self._logged_qos_problem):
             self.get_logger().error(snapshot.qos_problem)
         self._logged_qos_problem = snapshot.qos_problem
@@ -513,21 +406,22 @@ class TrackerNode(LifecycleNode):
         return snapshot, message.status[0]
 
     def _snapshot(self) -> Snapshot:
-        settings, worker, monitor = self._declared.settings, self._worker, self._monitor
+        settings, worker = self._declared.settings, self._worker
+        monitor, history = self._intake.monitor, self._intake.history
         targets = worker.targets if worker else None
         input_rate, output_rate = monitor.rates()
         return Snapshot(
             phase=self._phase,
-            topic=self._topic,
+            topic=self._intake.topic,
             silent=monitor.silence() > settings.silence_timeout,
             silence=monitor.silence(),
-            publishers=self.count_publishers(self._topic),
+            publishers=self.count_publishers(self._intake.topic),
             received=monitor.received,
             input_rate=input_rate,
             output_rate=output_rate,
             problem=monitor.problem,
             unusable=Counter(monitor.unusable),
-            qos_problem=self._qos_problem(),
+            qos_problem=self._intake.qos_problem(),
             engine=targets.engine_name if targets else "",
             device=targets.device if targets else "",
             fallback=self._fallback.reason if self._fallback else "",
@@ -535,10 +429,10 @@ class TrackerNode(LifecycleNode):
             dropped=Counter(worker.dropped) if worker else Counter(),
             latency=monitor.latency(),
             states=targets.states if targets else {},
-            history=f"{len(self._history)} images, {self._history.seconds:.1f} s, "
-            f"{self._history.nbytes / 2**20:.0f} MiB",
+            history=f"{len(history)} images, {history.seconds:.1f} s, "
+            f"{history.nbytes / 2**20:.0f} MiB",
             clock_missing=self._clock_missing(),
-            extra={"images are": self._image_kind},
+            extra={"images are": self._intake.kind},
         )
 
     # --- tracking thread ------------------------------------------------------------------------
@@ -546,12 +440,13 @@ class TrackerNode(LifecycleNode):
     def _load(self) -> TargetSet:
         settings, fallback = self._declared.settings, self._fallback
         assert fallback is not None  # Made before this thread was started.
-        saved = self._read_saved()
+        # Read first: how old it is counts from when it was saved to now, not to after loading.
+        saved = self._keeper.read(settings.resume_within) if self._keeper else None
         # OpenCV's own threads would compete with the network's for a crop's worth of work.
         cv2.setNumThreads(settings.threads)
         targets = TargetSet(fallback.load(), settings.max_targets)
-        if saved is not None:
-            self._restore(targets, saved)
+        if saved is not None and self._keeper is not None:
+            self._keeper.restore(targets, saved)
         weights = settings.checkpoint or "the student that ships with the package"
         self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
         return targets
@@ -562,49 +457,10 @@ class TrackerNode(LifecycleNode):
             settings.checkpoint or None, device=device, engine=engine, threads=settings.threads
         )
 
-    def _read_saved(self) -> Saved | None:
-        """Targets saved shortly before, if they are to be resumed."""
-        if self._resume is None:
-            return None
-        try:
-            saved = self._resume.read()
-        except ResumeError as error:
-            self.get_logger().warning(f"nothing is resumed: {error}")
-            return None
-        within = self._declared.settings.resume_within
-        if saved is not None and not 0 <= saved.age <= within:
-            self.get_logger().info(
-                f"nothing is resumed: {self._resume.path} was saved {saved.age:.0f} s ago, "
-                f"parameter resume_within is {within:g} s"
-            )
-            return None
-        return saved
-
-    def _restore(self, targets: TargetSet, saved: Saved) -> None:
-        try:
-            names = targets.restore(saved.records, saved.context_amount)
-        except ValueError as error:
-            self.get_logger().warning(f"nothing is resumed: another student saved it: {error}")
-            return
-        self.get_logger().warning(
-            f"resumed, last seen {saved.age:.1f} s ago, searching: target {', '.join(names)}"
-        )
-
-    def _save(self, targets: TargetSet | None) -> None:
-        """Keep what is followed on disk, for after a crash."""
-        if self._resume is None or targets is None:
-            return
-        try:
-            self._resume.write(targets.records(), targets.context_amount)
-        except OSError as error:
-            self.get_logger().error(
-                f"the targets cannot be saved to resume from: {error}",
-                throttle_duration_sec=60.0,
-            )
-
     def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
         names = targets.forget(target_id)
-        self._save(targets)
+        if self._keeper is not None:
+            self._keeper.save(targets)
         return names
 
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
@@ -612,13 +468,14 @@ class TrackerNode(LifecycleNode):
         assert worker is not None and fallback is not None  # They run this.
         duration = self._declared.settings.catch_up_duration
         try:
-            designated = targets.designate(designation, self._history, duration)
+            designated = targets.designate(designation, self._intake.history, duration)
         except DesignationError as error:
             failed = error.code == Code.INTERNAL_ERROR
             if not failed or not fallback.recover(targets, error.__cause__):
                 raise
-            designated = targets.designate(designation, self._history, duration)
-        self._save(targets)
+            designated = targets.designate(designation, self._intake.history, duration)
+        if self._keeper is not None:
+            self._keeper.save(targets)
         worker.caught_up(targets, designated.newest, designated.report)
         return designated
 
@@ -629,10 +486,11 @@ class TrackerNode(LifecycleNode):
             latency = self._latency(held)
             for report in cast("list[TargetReport | None]", reports) or [None]:
                 self._status.publish(self._status_message(held, report, latency))
-            self._monitor.published(latency)
+            self._intake.monitor.published(latency)
             self._publish_overlay(held, reports, latency)
-            if self._resume is not None and self._resume.due and self._worker is not None:
-                self._save(self._worker.targets)
+            targets = self._worker.targets if self._worker else None
+            if self._keeper is not None and self._keeper.due and targets is not None:
+                self._keeper.save(targets)
         except Exception:
             # The context goes away under this thread when the node is told to end.
             if self.context.ok():
@@ -651,7 +509,7 @@ class TrackerNode(LifecycleNode):
     def _status_message(
         self, held: HeldFrame, report: TargetReport | None, latency: float | None = None
     ) -> TrackStatus:
-        monitor, worker = self._monitor, self._worker
+        monitor, worker = self._intake.monitor, self._worker
         counts = messages.Counts(
             received=monitor.received,
             processed=worker.processed if worker else 0,
@@ -670,13 +528,13 @@ class TrackerNode(LifecycleNode):
 
         So it is while sim time has not begun, or has begun again since the image arrived.
         """
-        if held.number <= self._monitor.of_another_time or self._clock_missing():
+        if held.number <= self._intake.monitor.of_another_time or self._clock_missing():
             return math.nan
         latency = (self.get_clock().now().nanoseconds - held.stamp) * 1e-9
         if abs(latency) > CLOCKS_DIFFER:
             self.get_logger().warning(
-                f"image stamps on {self._topic} and this node's clock differ by {latency:.0f} s: "
-                "set use_sim_time for a replay, or synchronise the clocks",
+                f"image stamps on {self._intake.topic} and this node's clock differ by "
+                f"{latency:.0f} s: set use_sim_time for a replay, or synchronise the clocks",
                 once=True,
             )
         return latency

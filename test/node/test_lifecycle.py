@@ -165,7 +165,7 @@ def test_a_transition_that_raises_ends_unconfigured_and_can_be_repeated(
         if error := next(failures, None):
             raise error
 
-    monkeypatch.setattr(node._history, "clear", clear)
+    monkeypatch.setattr(node._intake.history, "clear", clear)
     assert node.trigger_deactivate() == TransitionCallbackReturn.ERROR
     assert "on_deactivate: ZeroDivisionError: once" in capfd.readouterr().err
     assert node._state_machine.current_state[1] == "unconfigured"

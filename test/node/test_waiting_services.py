@@ -119,13 +119,13 @@ def test_waiting_for_a_slow_designation_holds_nothing_up_and_burns_nothing(
     request.stamp = ground.detections[stamps[0]].header.stamp
     begin, cpu = time.monotonic(), running.cpu_seconds()
     pending = ground.init_client.call_async(request)
-    received = running.node._monitor.received
+    received = running.node._intake.monitor.received
     time.sleep(0.3)
     for index in range(20, 30):
         ground.images.publish(image_of(scene.image(index), ground.now()))
         time.sleep(0.02)
     assert not pending.done()
-    wait_until(lambda: running.node._monitor.received == received + 10, 1.0, "all images")
+    wait_until(lambda: running.node._intake.monitor.received == received + 10, 1.0, "all images")
     assert not pending.done()
     wait_until(pending.done, 10, "an answer")
     assert pending.result().code == Code.SUCCESS, pending.result().message
