@@ -109,7 +109,7 @@ def measure(frame: Frame) -> ImageHealth:
     smooth = cv2.boxFilter(strip, cv2.CV_16S, (3, 3), normalize=False).reshape(patches.shape)[inner]
     spread = _sorted(smooth.reshape(count, -1))
     contrasts = (_at(spread, 0.98).astype(float) - _at(spread, 0.02)) / _SUM
-    clear = contrasts > _EDGE_CONTRAST * max(sigma, 1.0)
+    clear = contrasts > _EDGE_CONTRAST * max(float(sigma), 1.0)
     edge_x, edge_y = (_edge_width(smooth[clear], contrasts[clear], axis) for axis in (2, 1))
     return ImageHealth(
         mean=float(luminance.mean()),

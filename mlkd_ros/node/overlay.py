@@ -1,62 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small picture of what the tracker sees, for people."""
+"""A small picture of what the tracker sees, for people, as raw and compressed image messages."""
 
 from __future__ import annotations
 
 import array
+import math
+from collections import deque
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from mlkd_ros.node.targets import TargetReport
-from mlkd_ros.tracking import TrackState
+from mlkd_ros.tracking import TrackState, drawing
 from mlkd_ros.tracking.frame import Frame
 
-__all__ = ["draw_overlay", "image_message"]
+__all__ = ["Overlay", "compressed_message", "image_message"]
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_DARK = (16, 16, 16)
-_LIGHT = (235, 235, 235)
-# BGR, light enough to stand out from night footage.
-_COLOURS = {
-    TrackState.TRACKING: (120, 230, 90),
-    TrackState.UNCERTAIN: (60, 190, 255),
-    TrackState.LOST: (90, 90, 255),
-    TrackState.GIVEN_UP: (170, 170, 170),
+#: Seconds that a trail looks back.
+_TRAIL = 2.0
+#: A picture whose 98th percentile of brightness is below this is lifted to it, the shadows more
+#: than the lights: a monitor in daylight does not show what is darker.
+_WHITE, _PERCENTILE, _GAMMA = 150.0, 98, 0.75
+#: Never taken for darker: noise would be all there is to see.
+_DARKEST = 30.0
+#: Share of the new brightness in the lift, so that a lamp that passes does not make it flicker.
+_LIFT_GAIN = 0.15
+#: Every n-th pixel is looked at for the brightness.
+_STRIDE = 8
+#: Share of the picture's shorter side that the enlarged target takes, and the least pixels of it.
+_INSET, _LEAST_INSET = 0.25, 64
+#: Boxes with a longer side above this need no enlarging.
+_LARGE = 48.0
+#: About the size of a label, pixels.
+_LABEL = (140.0, 18.0)
+
+_ADVICE = {
+    TrackState.LOST: "searching",
+    TrackState.GIVEN_UP: "designate again",
 }
+
+
+class Overlay:
+    """Draws pictures; remembers where the targets were and how bright the picture was.
+
+    One thread owns it.
+    """
+
+    def __init__(self) -> None:
+        self._trails: dict[str, deque[tuple[float, tuple[float, float] | None]]] = {}
+        self._white: float | None = None
+
+    def note(self, seconds: float, frame: Frame, reports: Sequence[TargetReport]) -> None:
+        """Where the targets are in the image of that time; for every image, drawn or not."""
+        known = {report.target_id for report in reports}
+        self._trails = {name: trail for name, trail in self._trails.items() if name in known}
+        for report in reports:
+            trail, centre = self._trails.setdefault(report.target_id, deque()), None
+            if report.result.box is not None:
+                x, y, w, h = report.result.box
+                # Shares of the image, which may change its size.
+                centre = ((x + w / 2) / frame.width, (y + h / 2) / frame.height)
+            if trail and trail[-1][0] > seconds:
+                trail.clear()
+            trail.append((seconds, centre))
+            while trail[0][0] < seconds - _TRAIL:
+                trail.popleft()
+
+    def draw(
+        self, frame: Frame, reports: Sequence[TargetReport], latency: float, max_width: int
+    ) -> np.ndarray:
+        """The frame at most `max_width` pixels wide, BGR, lifted if it is dark, with the targets.
+
+        Each has its box, trail, state and confidence, and a small one is shown enlarged.
+        `latency` in seconds is written in a corner, unless it is NaN.
+        """
+        canvas, scale = self._picture(frame, max_width)
+        clean = canvas.copy()
+        height, width = canvas.shape[:2]
+        labelled: list[tuple[float, float]] = []
+        lines = [] if reports else [("no target", drawing.LIGHT)]
+        for report in reports:
+            result, colour = report.result, drawing.STATE_COLOURS[report.result.state]
+            text = f"{report.target_id} {result.state.name.replace('_', ' ')}"
+            trail = [c for _, c in self._trails.get(report.target_id, ())]
+            places = [(c[0] * width, c[1] * height) if c else None for c in trail]
+            drawing.draw_trail(canvas, places, colour)
+            if result.box is None:
+                lines.append((f"{text}: {_ADVICE.get(result.state, 'no box')}", colour))
+                continue
+            x, y, w, h = (value * scale for value in result.box)
+            drawing.draw_corners(canvas, (x - 2, y - 2, w + 4, h + 4), colour)
+            # Below the box where another label is above it.
+            near = any(abs(x - a) < _LABEL[0] and abs(y - b) < _LABEL[1] for a, b in labelled)
+            labelled.append((x, y))
+            above = y + h + 20 if near else y - 8
+            drawing.draw_label(canvas, f"{text} {result.confidence:.2f}", x, above, colour)
+        self._inset(canvas, clean, reports, scale)
+        for row, (text, colour) in enumerate(lines):
+            drawing.draw_label(canvas, text, 8, 22 + 22 * row, colour)
+        if math.isfinite(latency):
+            drawing.draw_label(canvas, f"{latency * 1e3:.0f} ms", 8, height - 8)
+        return canvas
+
+    def _picture(self, frame: Frame, max_width: int) -> tuple[np.ndarray, float]:
+        """A new array with the scaled, lifted picture, and its pixels per pixel of the frame."""
+        scale = min(1.0, max_width / frame.width)
+        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        smaller, _ = frame.reduced(1.0 / scale)
+        image = smaller.window(0, 0, smaller.width, smaller.height)
+        canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        if np.shares_memory(canvas, image):
+            canvas = canvas.copy()
+        return self._lifted(canvas), scale
+
+    def _lifted(self, canvas: np.ndarray) -> np.ndarray:
+        white = float(np.percentile(canvas[::_STRIDE, ::_STRIDE], _PERCENTILE))
+        old = white if self._white is None else self._white
+        self._white = old + _LIFT_GAIN * (white - old)
+        if self._white >= _WHITE:
+            return canvas
+        shares = np.arange(256) / max(self._white, _DARKEST)
+        return cv2.LUT(canvas, np.clip(shares**_GAMMA * _WHITE, 0, 255).astype(np.uint8))
+
+    @staticmethod
+    def _inset(
+        canvas: np.ndarray, clean: np.ndarray, reports: Sequence[TargetReport], scale: float
+    ) -> None:
+        """The only target, enlarged, where it is small and does not lie under its own picture."""
+        side = round(min(canvas.shape[:2]) * _INSET)
+        if len(reports) != 1 or reports[0].result.box is None or side < _LEAST_INSET:
+            return
+        x, y, w, h = (value * scale for value in reports[0].result.box)
+        covered = x + w > canvas.shape[1] - side - 24 and y < side + 40
+        if max(w, h) < _LARGE and not covered:
+            colour = drawing.STATE_COLOURS[reports[0].result.state]
+            drawing.draw_inset(canvas, clean, (x, y, w, h), colour, side)
 
 
 def draw_overlay(
     frame: Frame, reports: Sequence[TargetReport], latency: float, max_width: int
 ) -> np.ndarray:
-    """The frame at most `max_width` pixels wide, BGR, with each target's box, state, confidence.
-
-    `latency` in seconds is written in a corner.
-    """
-    image = frame.window(0, 0, frame.width, frame.height)
-    scale = min(1.0, max_width / frame.width)
-    size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
-    # A new array in any case: the frame's own memory is not drawn on.
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image.copy()
-    lines = []
-    for report in reports:
-        result, colour = report.result, _COLOURS.get(report.result.state, _LIGHT)
-        text = f"{report.target_id} {result.state.name.replace('_', ' ')}"
-        if result.box is None:
-            lines.append((text, colour))
-            continue
-        x, y, w, h = (value * scale for value in result.box)
-        _brackets(canvas, x, y, w, h, colour)
-        _label(canvas, f"{text} {result.confidence:.2f}", round(x), round(y) - 6, colour)
-    if not reports:
-        lines.append(("no target", _LIGHT))
-    for row, (text, colour) in enumerate(lines):
-        _label(canvas, text, 8, 22 + 20 * row, colour)
-    _label(canvas, f"{latency * 1e3:.0f} ms", 8, size[1] - 8, _LIGHT)
-    return canvas
+    """`Overlay.draw` of one image alone."""
+    return Overlay().draw(frame, reports, latency, max_width)
 
 
 def image_message(canvas: np.ndarray, header: Header) -> Image:
@@ -74,26 +162,9 @@ def image_message(canvas: np.ndarray, header: Header) -> Image:
     )
 
 
-def _brackets(
-    canvas: np.ndarray, x: float, y: float, w: float, h: float, colour: tuple[int, int, int]
-) -> None:
-    """Four corners: they mark the target without covering it."""
-    # Outside the target by a little, so that a small one stays visible.
-    x, y, w, h = x - 3, y - 3, w + 6, h + 6
-    arm = max(4.0, min(w, h) * 0.3)
-    corners = [(x, y, 1, 1), (x + w, y, -1, 1), (x, y + h, 1, -1), (x + w, y + h, -1, -1)]
-    for stroke, width in ((_DARK, 4), (colour, 2)):
-        for cx, cy, right, down in corners:
-            points = np.array(
-                [(cx + right * min(arm, w / 2), cy), (cx, cy), (cx, cy + down * min(arm, h / 2))]
-            )
-            cv2.polylines(canvas, [np.rint(points).astype(np.int32)], False, stroke, width)
-
-
-def _label(canvas: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    """Outlined text with its baseline near (x, y), moved inside the picture."""
-    (width, height), _ = cv2.getTextSize(text, _FONT, 0.5, 1)
-    x = min(max(x, 2), max(canvas.shape[1] - width - 2, 2))
-    y = min(max(y, height + 2), canvas.shape[0] - 3)
-    for stroke, thickness in ((_DARK, 3), (colour, 1)):
-        cv2.putText(canvas, text, (x, y), _FONT, 0.5, stroke, thickness, cv2.LINE_AA)
+def compressed_message(canvas: np.ndarray, header: Header, quality: int) -> CompressedImage:
+    """A BGR image as JPEG of that quality (1 to 100), named as image_transport does."""
+    encoded = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    data = array.array("B")
+    data.frombytes(encoded.data.cast("B"))
+    return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=data)
