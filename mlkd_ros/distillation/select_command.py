@@ -232,7 +232,8 @@ The whole experiment file is in the checkpoint's provenance.
 Success AUC / precision at 20 px / normalised precision, one pass, means over sequences ({dataset}:
 {sequences}; each from {starts} frames on; noise seeds {noise_seeds}). `flights` are {flights}
 rendered night flights; all other conditions but `day` are daylight footage darkened by the
-low-light camera model: synthetic. Candidates fly without presence states, as is usual in this field:
+low-light camera model: synthetic. Candidates fly without presence states, as is usual in this
+field:
 
 {candidates}
 
