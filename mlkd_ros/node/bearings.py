@@ -21,6 +21,7 @@ from mlkd_ros.node.bearing import (
     Camera,
     calibration_from_message,
 )
+from mlkd_ros.node.parameters import Settings
 from mlkd_ros.node.targets import TargetReport
 
 __all__ = ["Bearings", "bearing_message", "sibling_topic"]
@@ -35,11 +36,11 @@ class Bearings:
     `subscribe` and `unsubscribe` are the executor's, `messages` the tracking thread's.
     """
 
-    def __init__(self, node: Node, topic: str, rectified: bool) -> None:
-        self.topic = topic
+    def __init__(self, node: Node, image_topic: str, settings: Settings) -> None:
+        self.topic = settings.camera_info_topic or sibling_topic(image_topic)
         self.problem = ""
         self._node = node
-        self._rectified = rectified
+        self._rectified = settings.image_rectified
         self._subscription: Subscription | None = None
         self._calibration: Calibration | None = None
         self._camera: tuple[Calibration, tuple[int, int], Camera | CalibrationError] | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from mlkd_ros.node.image_health import ImageHealth, advice
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["Latency", "Monitor", "Phase", "Snapshot", "diagnostic_statuses"]
@@ -65,7 +66,8 @@ class Snapshot:
     `silence` is seconds since the last image (or since the start), `silent` whether that is too
     long; rates are in Hz; `unusable` counts images by what was wrong with them and `problem` is
     the latest of them in words, empty when the latest image was good; `fallback` says which engine
-    failed and which one is used instead; `clock_missing` is whether sim time has not begun.
+    failed and which one is used instead; `clock_missing` is whether sim time has not begun;
+    `bearing_problem` is why there are no bearings though somebody subscribes to them.
     """
 
     phase: Phase
@@ -88,6 +90,10 @@ class Snapshot:
     latency: Latency
     states: dict[str, TrackState]
     history: str = ""
+    health: ImageHealth | None = None
+    bearing_problem: str = ""
+    bearing: dict[str, str] = field(default_factory=dict)
+    designated: dict[str, str] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -177,10 +183,19 @@ class Monitor:
 
 
 def diagnostic_statuses(name: str, snapshot: Snapshot) -> list[DiagnosticStatus]:
-    """One status about the images that come in, one about the tracking of them."""
+    """A status each about the images that come in, the tracking of them, what they look like, and
+    the bearings.
+    """
     return [
         _status(f"{name}: images", snapshot, *_judge_images(snapshot), _image_values(snapshot)),
         _status(f"{name}: tracking", snapshot, *_judge_tracking(snapshot), _track_values(snapshot)),
+        _status(
+            f"{name}: image health",
+            snapshot,
+            *_judge_health(snapshot),
+            snapshot.health.values() if snapshot.health else {},
+        ),
+        _status(f"{name}: bearing", snapshot, *_judge_bearing(snapshot), snapshot.bearing),
     ]
 
 
@@ -228,6 +243,21 @@ def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
     return DiagnosticStatus.WARN if lost else DiagnosticStatus.OK, text
 
 
+def _judge_health(snapshot: Snapshot) -> tuple[bytes, str]:
+    if snapshot.phase is not Phase.ACTIVE or snapshot.silent or snapshot.health is None:
+        return DiagnosticStatus.STALE, "no image has been judged of late"
+    found = advice(snapshot.health)
+    return (DiagnosticStatus.WARN, "; ".join(found)) if found else (DiagnosticStatus.OK, "good")
+
+
+def _judge_bearing(snapshot: Snapshot) -> tuple[bytes, str]:
+    if snapshot.phase is not Phase.ACTIVE:
+        return DiagnosticStatus.STALE, f"{snapshot.phase.value}: no bearings"
+    if snapshot.bearing_problem:
+        return DiagnosticStatus.WARN, snapshot.bearing_problem
+    return DiagnosticStatus.OK, "published while somebody subscribes and the camera is calibrated"
+
+
 def _image_values(snapshot: Snapshot) -> dict[str, str]:
     return {
         "topic": snapshot.topic,
@@ -258,6 +288,7 @@ def _track_values(snapshot: Snapshot) -> dict[str, str]:
         "latency p99 (ms)": f"{latency.p99 * 1e3:.1f}",
         "latency max (ms)": f"{latency.worst * 1e3:.1f}",
         **{f"target {key}": state.name for key, state in snapshot.states.items()},
+        **snapshot.designated,
     }
 
 

@@ -7,6 +7,7 @@ All of it on the executor's thread; `history` and `monitor` may be asked from an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.clock import ClockChange, JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -14,14 +15,16 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from mlkd_ros.node import messages
+from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.diagnostics import Monitor
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
+from mlkd_ros.tracking.frame import Frame
 
 __all__ = ["Intake"]
 
@@ -32,19 +35,24 @@ _LOG_EVERY = 5.0
 class Intake:
     """Counts and keeps what comes in between `subscribe` and `unsubscribe`.
 
-    topic: full name of the image topic. kind: size and encoding of the latest image, in words.
+    topic: full name of the topic that is subscribed to. image_topic: of the images as they are
+    named without their transport. kind: size and encoding of the latest image, in words.
     """
 
     def __init__(self, node: Node, settings: Settings) -> None:
         self._node = node
         self._settings = settings
-        self._decoder = Decoder(Mono16Range(settings.mono16_black, settings.mono16_white))
+        mono16 = Mono16Range(settings.mono16_black, settings.mono16_white)
+        self._compressed = settings.image_transport == "compressed"
+        self._decoder = CompressedDecoder(mono16) if self._compressed else Decoder(mono16)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
         self._number = 0
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()
-        self.topic = node.resolve_topic_name(settings.image_topic)
+        self.image_topic = node.resolve_topic_name(settings.image_topic)
+        # As image_transport names it.
+        self.topic = f"{self.image_topic}/compressed" if self._compressed else self.image_topic
         self.kind = ""
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
@@ -56,8 +64,8 @@ class Intake:
         self._offer = offer
         reliability = ReliabilityPolicy[self._settings.reliability.upper()]
         self._images = self._node.create_subscription(
-            Image,
-            self._settings.image_topic,
+            CompressedImage if self._compressed else Image,
+            self.topic if self._compressed else self._settings.image_topic,
             self._on_image,
             # The newest image only: whatever waits in a queue is late.
             QoSProfile(depth=1, reliability=reliability),
@@ -101,10 +109,10 @@ class Intake:
                 )
         return ""
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Any) -> None:
         self.monitor.arrived()
         try:
-            frame = self._decoder.decode(message)
+            frame: Frame = self._decoder.decode(message)
         except UnusableImageError as error:
             self.monitor.refused(error.reason, str(error))
             self._node.get_logger().warning(
@@ -122,11 +130,11 @@ class Intake:
                 "cameras publish there. The history was cleared; tracking goes on",
                 throttle_duration_sec=_LOG_EVERY,
             )
-        self._log_kind(message)
+        encoding = message.format if self._compressed else message.encoding
+        self._log_kind(f"{frame.width}x{frame.height} {encoding}")
         self._offer(held)
 
-    def _log_kind(self, message: Image) -> None:
-        kind = f"{message.width}x{message.height} {message.encoding}"
+    def _log_kind(self, kind: str) -> None:
         if kind != self.kind:
             was = f", before {self.kind}" if self.kind else ""
             self._node.get_logger().info(

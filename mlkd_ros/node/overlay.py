@@ -140,13 +140,6 @@ class Overlay:
             drawing.draw_inset(canvas, clean, (x, y, w, h), colour, side)
 
 
-def draw_overlay(
-    frame: Frame, reports: Sequence[TargetReport], latency: float, max_width: int
-) -> np.ndarray:
-    """`Overlay.draw` of one image alone."""
-    return Overlay().draw(frame, reports, latency, max_width)
-
-
 def image_message(canvas: np.ndarray, header: Header) -> Image:
     """A contiguous HxWx3 uint8 BGR image as a bgr8 message."""
     data = array.array("B")

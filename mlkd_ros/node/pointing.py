@@ -88,15 +88,15 @@ class Pointing:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def conclude(self, mark: Mark, outcome: str, good: bool) -> None:
+    def conclude(self, mark: Mark, outcome: str) -> None:
         """Say what came of a mark."""
         self.last = f"{mark}: {outcome}"
-        logger = self._node.get_logger()
-        if good:
-            logger.info(self.last)
-        else:
-            # A call each: rclpy holds that one place in the code logs with one severity.
-            logger.warning(f"{self.last}; nothing has changed", throttle_duration_sec=0.5)
+        self._node.get_logger().info(self.last)
+
+    def refuse(self, mark: Mark, reason: str) -> None:
+        """Say why nothing came of it."""
+        self.last = f"{mark} refused: {reason}"
+        self._node.get_logger().warning(self.last, throttle_duration_sec=0.5)
 
     def values(self) -> dict[str, str]:
         """For diagnostics."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
@@ -33,17 +32,17 @@ from rclpy.lifecycle import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.task import Future
-from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.extras import Extras
 from mlkd_ros.node.fallback import CpuFallback
 from mlkd_ros.node.history import HeldFrame
 from mlkd_ros.node.intake import Intake
-from mlkd_ros.node.overlay import draw_overlay, image_message
 from mlkd_ros.node.parameters import ParameterError, Parameters
+from mlkd_ros.node.pointing import Mark, Pointing, designation
 from mlkd_ros.node.resume import TargetKeeper, default_path
 from mlkd_ros.node.targets import (
     Code,
@@ -103,7 +102,8 @@ class TrackerNode(LifecycleNode):
         self._paused = False
         self._publishers_made: list[LifecyclePublisher] = []
         self._logged_qos_problem = ""
-        self._next_overlay = 0.0
+        self._extras: Extras | None = None
+        self._pointing: Pointing | None = None
         self._serve()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -154,6 +154,9 @@ class TrackerNode(LifecycleNode):
         if self._paused:
             self._submit(TargetSet.look_for_all)
         self._intake.subscribe(worker.offer)
+        if self._extras is not None and self._pointing is not None:
+            self._extras.bearings.subscribe()
+            self._pointing.subscribe(self._on_mark)
         self._phase = Phase.ACTIVE
         return super().on_activate(state)
 
@@ -162,6 +165,7 @@ class TrackerNode(LifecycleNode):
         """Unsubscribe and fall silent; the targets are kept."""
         result = super().on_deactivate(state)
         self._intake.unsubscribe()
+        self._unsubscribe_extras()
         if self._worker is not None:
             self._worker.withdraw()
         self._paused = True
@@ -227,6 +231,12 @@ class TrackerNode(LifecycleNode):
             with contextlib.suppress(NotRunningError):
                 self._worker.submit(command, done)
 
+    def _unsubscribe_extras(self) -> None:
+        if self._extras is not None:
+            self._extras.bearings.unsubscribe()
+        if self._pointing is not None:
+            self._pointing.unsubscribe()
+
     def _renew_intake(self) -> None:
         """With the parameters as they are now, and nothing counted yet."""
         self._intake.close()
@@ -235,6 +245,7 @@ class TrackerNode(LifecycleNode):
     def _release(self) -> None:
         """Back to unconfigured, from wherever."""
         self._renew_intake()
+        self._unsubscribe_extras()
         self._paused = False
         if self._worker is not None:
             self._worker.stop()
@@ -244,6 +255,7 @@ class TrackerNode(LifecycleNode):
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
+        self._extras = self._pointing = None
         self._phase = Phase.UNCONFIGURED
 
     def _forget_saved(self) -> None:
@@ -266,7 +278,9 @@ class TrackerNode(LifecycleNode):
     def _advertise(self) -> None:
         self._detections = self._publisher(Detection2DArray, "detections", 10)
         self._status = self._publisher(TrackStatus, "status", 10)
-        self._overlay = self._publisher(Image, "overlay", 1)
+        settings = self._declared.settings
+        self._extras = Extras(self, settings, self._intake.image_topic, self._publisher)
+        self._pointing = Pointing(self, settings)
 
     def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
         """One that is silent until the node is active, and gone after cleanup."""
@@ -297,12 +311,33 @@ class TrackerNode(LifecycleNode):
         response.stamp = designated.start.header.stamp
         response.frames_caught_up = designated.frames_caught_up
         response.status = self._status_message(designated.newest, designated.report)
-        response.message = (
+        response.message = self._outcome(designated)
+        self.get_logger().info(response.message)
+        return response
+
+    def _on_mark(self, mark: Mark) -> None:
+        """A click or a rectangle: nobody waits for an answer, so the log has it."""
+        worker, pointing = self._worker, self._pointing
+        if worker is None or pointing is None:
+            return
+
+        def done(designated: Designated | None, error: Exception | None) -> None:
+            if designated is not None:
+                pointing.conclude(mark, self._outcome(designated))
+            elif isinstance(error, (DesignationError, NotRunningError)):
+                pointing.refuse(mark, str(error))
+            elif error is not None:
+                pointing.refuse(mark, f"{type(error).__name__}: {error}")
+
+        with contextlib.suppress(NotRunningError):
+            worker.submit(partial(self._designate_mark, mark), done)
+
+    @staticmethod
+    def _outcome(designated: Designated) -> str:
+        return (
             f"target {designated.report.target_id} designated, then followed through "
             f"{designated.frames_caught_up} images: {designated.report.result.state.name}"
         )
-        self.get_logger().info(response.message)
-        return response
 
     def _refuse(
         self, response: InitTarget.Response, error: DesignationError
@@ -432,6 +467,10 @@ class TrackerNode(LifecycleNode):
             history=f"{len(history)} images, {history.seconds:.1f} s, "
             f"{history.nbytes / 2**20:.0f} MiB",
             clock_missing=self._clock_missing(),
+            health=self._extras.health if self._extras else None,
+            bearing_problem=self._extras.bearings.problem if self._extras else "",
+            bearing=self._extras.bearings.values() if self._extras else {},
+            designated=self._pointing.values() if self._pointing else {},
             extra={"images are": self._intake.kind},
         )
 
@@ -479,6 +518,10 @@ class TrackerNode(LifecycleNode):
         worker.caught_up(targets, designated.newest, designated.report)
         return designated
 
+    def _designate_mark(self, mark: Mark, targets: TargetSet) -> Designated:
+        asked = designation(mark, targets, self._intake.history, self._declared.settings)
+        return self._designate(asked, targets)
+
     def _publish(self, held: HeldFrame, reports: list[TargetReport]) -> None:
         try:
             settings = self._declared.settings
@@ -487,7 +530,8 @@ class TrackerNode(LifecycleNode):
             for report in cast("list[TargetReport | None]", reports) or [None]:
                 self._status.publish(self._status_message(held, report, latency))
             self._intake.monitor.published(latency)
-            self._publish_overlay(held, reports, latency)
+            if self._extras is not None:
+                self._extras.publish(held, reports, latency, settings)
             targets = self._worker.targets if self._worker else None
             if self._keeper is not None and self._keeper.due and targets is not None:
                 self._keeper.save(targets)
@@ -495,16 +539,6 @@ class TrackerNode(LifecycleNode):
             # The context goes away under this thread when the node is told to end.
             if self.context.ok():
                 raise
-
-    def _publish_overlay(
-        self, held: HeldFrame, reports: Sequence[TargetReport], latency: float
-    ) -> None:
-        now, settings = time.monotonic(), self._declared.settings
-        if now < self._next_overlay or self._overlay.get_subscription_count() == 0:
-            return
-        self._next_overlay = now + 1.0 / settings.overlay_rate
-        canvas = draw_overlay(held.frame, reports, latency, settings.overlay_width)
-        self._overlay.publish(image_message(canvas, held.header))
 
     def _status_message(
         self, held: HeldFrame, report: TargetReport | None, latency: float | None = None
@@ -548,6 +582,7 @@ class TrackerNode(LifecycleNode):
         """Log what went wrong."""
         logger = self.get_logger()
         if isinstance(error, UnusableImageError):
+            self._intake.monitor.problem = str(error)  # Found out late, when it was decoded.
             logger.warning(f"{what}: {error}", throttle_duration_sec=_LOG_EVERY)
             return
         text = f"{what}: {type(error).__name__}: {error}"

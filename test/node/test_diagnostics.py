@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from mlkd_ros.node import diagnostics
 from mlkd_ros.node.diagnostics import Latency, Monitor, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.image_health import ImageHealth
 from mlkd_ros.tracking import TrackState
 
 GOOD = Snapshot(
@@ -84,7 +85,7 @@ def test_about_the_tracking(change: dict, level: bytes, words: str) -> None:
 
 
 def test_values() -> None:
-    images, tracking = (
+    images, tracking, *_ = (
         {item.key: item.value for item in status.values}
         for status in diagnostic_statuses(
             "x", dataclasses.replace(GOOD, unusable=Counter(step=3, empty=1))
@@ -162,3 +163,24 @@ def test_rates_are_of_late(monkeypatch) -> None:
     now += 10
     assert monitor.rates() == (0.0, 0.0)
     assert monitor.latency().median == 0.02
+
+
+def test_image_health_and_bearing() -> None:
+    def judged(**changes: object) -> tuple[DiagnosticStatus, DiagnosticStatus]:
+        return tuple(diagnostic_statuses("x", dataclasses.replace(GOOD, **changes))[2:])
+
+    health, bearing = judged()
+    assert (health.name, health.level) == ("x: image health", DiagnosticStatus.STALE)
+    assert (bearing.name, bearing.level) == ("x: bearing", DiagnosticStatus.OK)
+    fine = ImageHealth(40, 2, 30, 90, 1.5, 120, 0.0, 4.0, 4.0)
+    health, _ = judged(health=fine)
+    assert (health.level, health.message) == (DiagnosticStatus.OK, "good")
+    health, _ = judged(health=dataclasses.replace(fine, saturated=0.12, edge_x=14.0))
+    assert health.level == DiagnosticStatus.WARN
+    assert health.message.startswith("12% of the image is saturated: lower gain or exposure")
+    assert "blurred by motion sideways" in health.message
+    assert {item.key: item.value for item in health.values}["saturated (%)"] == "12.0"
+    assert judged(health=fine, silent=True)[0].level == DiagnosticStatus.STALE
+    _, bearing = judged(bearing_problem="no bearings", bearing={"calibration": "none"})
+    assert (bearing.level, bearing.message) == (DiagnosticStatus.WARN, "no bearings")
+    assert bearing.values[0].key == "calibration"

@@ -9,7 +9,7 @@ from std_msgs.msg import Header
 
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.overlay import draw_overlay
+from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.node.targets import TargetReport
 from mlkd_ros.tracking import TrackResult, TrackState
 from mlkd_ros.tracking.frame import as_frame
@@ -65,9 +65,9 @@ def test_the_states_are_those_of_the_message() -> None:
 def test_the_overlay_is_small_and_leaves_the_image_alone(scene) -> None:
     image = scene.image(0)
     before = image.copy()
-    canvas = draw_overlay(as_frame(image), [SEEN, LOST], 0.02, 160)
+    canvas = Overlay().draw(as_frame(image), [SEEN, LOST], 0.02, 160)
     assert canvas.shape == (120, 160, 3)
-    assert (draw_overlay(as_frame(image), [], 0.02, 640) != image).any()
+    assert (Overlay().draw(as_frame(image), [], 0.02, 640) != image).any()
     assert (image == before).all()
     message = image_of(canvas, 5)
     assert (message.width, message.step, len(message.data)) == (160, 480, 160 * 120 * 3)

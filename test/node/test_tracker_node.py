@@ -369,7 +369,7 @@ def test_diagnostics_once_a_second(ground: GroundStation, scene: Scene) -> None:
     first, second = ground.diagnostics[:2]
     between = nanoseconds(second.header.stamp) - nanoseconds(first.header.stamp)
     assert between == pytest.approx(1e9, abs=4e8)
-    images, tracking = second.status
+    images, tracking, *_ = second.status
     assert images.name == "/mlkd/tracker: images"
     assert "cpu" in tracking.hardware_id
     assert int({v.key: v.value for v in tracking.values}["processed"]) > 0
