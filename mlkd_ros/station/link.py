@@ -160,6 +160,7 @@ class StationNode(Node):
         self._held_bytes = 0
         self._spoken_of: deque[int] = deque(maxlen=_HELD_IMAGES)
         self._matched = -_PATIENCE
+        self._shown = -1
         self._next_picture = 0.0
         self._last_image: float | None = None
         self._problem = ""
@@ -202,8 +203,9 @@ class StationNode(Node):
             self._tracker.count()
             self._count(message)
         self._publish(_status(stamp, message))
-        if stamp in self._held:
+        if stamp == self._shown or stamp in self._held:
             self._matched = time.monotonic()
+        if stamp in self._held:
             self._show(stamp)
 
     def _count(self, message: TrackStatus) -> None:
@@ -219,6 +221,7 @@ class StationNode(Node):
         now = time.monotonic()
         if now < self._next_picture:
             return
+        self._shown = stamp
         message = self._release(stamp)
         assert message is not None
         # A little early is better than an image too late: the rates of camera and page may match.

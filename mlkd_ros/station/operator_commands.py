@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+
     from mlkd_ros.msg import TrackStatus
 
 REFUSED, NOT_HEARD = 1, 3
@@ -24,6 +26,10 @@ _EXIT_CODES = (
 )
 #: Seconds between two lines of `mlkd status` while nothing changes.
 _LINE_EVERY = 1.0
+
+
+#: Seconds around the time of --ago at which an image is looked for, the nearest first.
+_NEARBY = (0.0, *(sign * 0.05 * step for step in range(1, 7) for sign in (1, -1)))
 
 
 class NotHeardError(Exception):
@@ -71,7 +77,7 @@ def _add_init(subparsers: Any) -> None:
         metavar="SECONDS",
         help="the box was seen this long ago. Counted back from the stamp of the image that the "
         "tracker processes right now (topic status), so that the camera's clock need not agree "
-        "with this machine's",
+        "with this machine's; the nearest image is taken, at most 0.3 s away",
     )
     which.add_argument(
         "--stamp",
@@ -230,21 +236,24 @@ def _init(arguments: argparse.Namespace) -> int:
     with _Operator(arguments) as operator:
         clock = _CameraClock(operator) if arguments.ago is not None else None
         client = operator.client(InitTarget, "init_target")
-        stamp = arguments.stamp or 0
-        if clock is not None:
-            stamp = clock.stamp(arguments.ago)
         x, y, width, height = arguments.box
-        request = InitTarget.Request(
-            stamp=time_message(stamp), x=x, y=y, width=width, height=height
-        )
+        request = InitTarget.Request(x=x, y=y, width=width, height=height)
         request.image_width, request.image_height = arguments.image_size
         request.target_id = arguments.target_id
-        response = operator.call(client, request)
+        stamps = [arguments.stamp or 0] if clock is None else clock.stamps(arguments.ago)
+        responses = []
+        for stamp in stamps:
+            request.stamp = time_message(stamp)
+            responses.append(operator.call(client, request))
+            if responses[-1].code != InitTarget.Response.STAMP_OUTSIDE_HISTORY:
+                break
+    response = responses[-1]
     if response.code == InitTarget.Response.SUCCESS:
-        print(response.message)
+        print(f"on the image of {stamp_text(response.stamp)}: {response.message}")
         print(status_line(response.status))
         return 0
-    return _refused(arguments, response)
+    # Of several images that the tracker does not have, the one at the time that was asked for.
+    return _refused(arguments, responses[0] if len(responses) == len(stamps) else response)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -282,19 +291,22 @@ class _CameraClock:
 
         self._newest = nanoseconds(message.header.stamp), time.monotonic()
 
-    def stamp(self, ago: float) -> int:
-        """The stamp, nanoseconds, of an image `ago` seconds before now; NotHeardError."""
+    def stamps(self, ago: float) -> list[int]:
+        """Stamps, nanoseconds, of `ago` seconds before now, then on both sides of that: where the
+        camera left images out, the tracker has none of the time asked for. NotHeardError.
+        """
         if not self._operator.spin_until(lambda: self._newest is not None, self._operator.timeout):
             raise _no_status(self._operator)
         assert self._newest is not None
         stamp, heard = self._newest
-        result = stamp + round((time.monotonic() - heard - ago) * 1e9)
-        if result <= 0:
+        asked = stamp + round((time.monotonic() - heard - ago) * 1e9)
+        if asked <= 0:
             raise ValueError(
                 f"--ago {ago:g} is before the camera's time began: its newest stamp is "
                 f"{stamp * 1e-9:.3f} s"
             )
-        return result
+        nearby = [asked + round(offset * 1e9) for offset in _NEARBY]
+        return [value for value in nearby if value > 0]
 
 
 def _no_status(operator: _Operator) -> NotHeardError:
@@ -359,12 +371,17 @@ def _status(arguments: argparse.Namespace) -> int:
         raise _no_status(operator)
 
 
+def stamp_text(stamp: Time) -> str:
+    """A stamp as `--stamp` takes it."""
+    return f"{stamp.sec}.{stamp.nanosec:09d}"
+
+
 def status_line(status: TrackStatus) -> str:
     """A status in one line."""
     from mlkd_ros.station.calls import constant_name
 
-    stamp = f"{status.header.stamp.sec}.{status.header.stamp.nanosec:09d}"
-    parts = [stamp, status.target_id or "-", constant_name(status, status.state)]
+    state = constant_name(status, status.state)
+    parts = [stamp_text(status.header.stamp), status.target_id or "-", state]
     if status.width > 0:
         parts.append(f"{status.confidence:.2f}")
         box = (status.x, status.y, status.width, status.height)

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executable `ground_station` over plain HTTP and WebSocket: what it serves, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+from station_support import CAMERA, SIZE, TRACKER, Observer, Wire, address_of
+from yarl import URL
+
+from mlkd_ros.station.access import Access
+from mlkd_ros.station.command import main
+from mlkd_ros.station.protocol import Init, ProtocolError, parse
+
+ANY_PORT = ("--port", "0")
+
+
+@contextlib.asynccontextmanager
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client that keeps cookies of IP addresses, too."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        yield http
+
+
+async def refused(http: aiohttp.ClientSession, address: str, **headers: str) -> int:
+    """The status that a WebSocket is refused with."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+        await Wire.open(http, address, **headers)
+    return error.value.status
+
+
+def test_on_this_machine(start_node: Callable) -> None:
+    """No token; but a page of another site, or under another name, gets nothing."""
+    address = address_of(start_node("ground_station", *ANY_PORT, "--max-clients", "2"))
+    assert urlsplit(address).hostname == "127.0.0.1"
+    asyncio.run(_on_this_machine(address))
+
+
+async def _on_this_machine(address: str) -> None:
+    async with session() as http:
+        for path, kind in (("", "text/html"), ("station.js", "text/javascript")):
+            async with http.get(address + path) as response:
+                assert response.status == 200
+                assert response.content_type == kind
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+                assert "aiohttp" not in response.headers["Server"]
+        for path in ("server.py", "../server.py", "%2e%2e/server.py", "page/index.html", "icon"):
+            async with http.get(URL(address + path, encoded=True)) as response:
+                assert response.status == 404, path
+        # DNS rebinding: our address under a name of somebody else's.
+        for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.0.2.7", ""):
+            async with http.get(address, headers={"Host": host}) as response:
+                assert response.status == 403, host
+        # Cross-origin requests.
+        for origin in ("http://evil.example", "null", f"{address[:-1]}.evil.example", "file://"):
+            assert await refused(http, address, Origin=origin) == 403, origin
+            async with http.post(address + "token", headers={"Origin": origin}) as response:
+                assert response.status == 403
+        assert await refused(http, address, **{"Sec-Fetch-Site": "same-site"}) == 403
+        async with http.get(address + "socket") as response:  # no Origin, no upgrade
+            assert response.status == 403
+        await _pages(http, address)
+
+
+async def _pages(http: aiohttp.ClientSession, address: str) -> None:
+    first, second = [await Wire.open(http, address) for _ in range(2)]
+    assert await refused(http, address) == 503
+    link = await first.receive("link")
+    assert (link["tracker"], link["publishers"], link["silence"]) == (False, 0, None)
+    assert link["topic"] == "/mlkd/image"
+    await second.send(type="ping", t=12.5)
+    assert (await second.receive("pong"))["t"] == 12.5
+    # Requests that a page would not send are answered, and do no harm.
+    for text in ("", "{", "[]", '{"type":"launch"}', '{"type":"stop","request":-1}', "[" * 2000):
+        await second.socket.send_str(text)
+        reply = await second.receive("reply")
+        assert not reply["ok"] and reply["message"], text
+    box = {"stamp": "1", "box": [1, 2, 3, 4], "image_size": [640, 360], "target_id": ""}
+    await second.send(type="init", request=7, **box)
+    reply = await second.receive("reply")
+    assert (reply["request"], reply["ok"]) == (7, False)
+    assert "no service /mlkd/init_target" in reply["message"]
+    await second.send(type="stop", request=8, target_id="")
+    assert "no service /mlkd/stop" in (await second.receive("reply"))["message"]
+    # Too long a message ends the connection, and makes room for another.
+    await second.socket.send_str("x" * 5000)
+    while (await second.socket.receive(20)).type != aiohttp.WSMsgType.CLOSE:
+        pass
+    assert second.socket.close_code == 1009
+    third = await Wire.open(http, address)
+    await third.receive("link")
+    await third.socket.send_bytes(b"picture")
+    while (await third.socket.receive(20)).type != aiohttp.WSMsgType.CLOSE:
+        pass
+    assert third.socket.close_code == 1003
+
+
+def own_address() -> str:
+    """An address of this machine besides loopback; skips the test where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no network address besides loopback")
+        return str(probe.getsockname()[0])
+
+
+def test_nobody_else_reaches_it_by_default(start_node: Callable) -> None:
+    port = urlsplit(address_of(start_node("ground_station", *ANY_PORT))).port
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((own_address(), port), 5)
+
+
+def test_bound_elsewhere_it_asks_for_its_token(start_node: Callable) -> None:
+    station = start_node("ground_station", *ANY_PORT, "--bind", "0.0.0.0")
+    url = urlsplit(address_of(station))
+    (token,) = parse_qs(url.query)["token"]
+    assert len(token) >= 32
+    assert "without encryption" in station.output
+    asyncio.run(_token(f"http://127.0.0.1:{url.port}/", token, station))
+
+
+async def _token(address: str, token: str, station: object) -> None:
+    async with session() as http:
+        for given, status in (("", 401), ("?token=", 403), ("?token=" + "x" * 32, 403)):
+            async with http.get(address + given) as response:
+                assert response.status == status
+                assert token not in await response.text()
+                assert not response.cookies
+        for path in ("station.js", "nothing"):
+            async with http.get(address + path) as response:
+                assert response.status == 401
+        assert await refused(http, address) == 401
+        assert await refused(http, address, Authorization="Bearer wrong") == 401
+        bearer = {"Authorization": f"Bearer {token}"}
+        async with http.get(address, headers=bearer) as response:
+            assert response.status == 200
+        async with http.get(address, headers={**bearer, "Host": "evil.example"}) as response:
+            assert response.status == 403
+        # The first visit leaves a cookie, which opens everything, for our own page only.
+        async with http.get(f"{address}?token={token}") as response:
+            assert response.status == 200
+            (cookie,) = response.headers.getall("Set-Cookie")
+            assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+            assert response.headers["Referrer-Policy"] == "no-referrer"
+        async with http.get(address) as response:
+            assert response.status == 200
+        assert await refused(http, address, Origin="http://evil.example") == 403
+        await (await Wire.open(http, address)).receive("link")
+    async with session() as http:  # typed in
+        headers = {"Origin": address[:-1]}
+        async with http.post(f"{address}token", data={"token": "no"}, headers=headers) as response:
+            assert response.status == 403
+        async with http.post(f"{address}token", data={"token": token}, headers=headers) as response:
+            assert response.status == 200
+        async with http.get(address) as response:
+            assert response.status == 200
+    assert station.output.count(token) == 1  # type: ignore[attr-defined]
+
+
+def test_a_token_of_ones_own(start_node: Callable, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("correct-horse-battery\n")
+    file.chmod(0o600)
+    station = start_node("ground_station", *ANY_PORT, "--token-file", str(file))
+    address = address_of(station)
+    assert "correct-horse" not in station.output
+
+    async def visit() -> None:
+        async with session() as http:
+            async with http.get(address) as response:
+                assert response.status == 401  # asked for on this machine, too
+            async with http.get(f"{address}?token=correct-horse-battery") as response:
+                assert response.status == 200
+
+    asyncio.run(visit())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--port", "70000"), "0 to 65535"),
+        (("--bind", "drone.local"), "not an IP address"),
+        (("--rate", "0"), "0.5 to 60"),
+        (("--rate", "nan"), "0.5 to 60"),
+        (("--width", "12"), "160 to 3840"),
+        (("--quality", "100"), "10 to 95"),
+        (("--max-clients", "0"), "1 to 64"),
+        (("--image-transport", "theora"), "invalid choice"),
+        (("--allow-host", "http://x"), "not a host name"),
+        (("--colour",), "unrecognized"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    arguments: tuple, words: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        ("correct-horse-battery", 0o644, "chmod 600"),
+        ("short", 0o600, "16 to 256 characters"),
+        ("words with blanks in them", 0o600, "letters, digits"),
+        (None, 0o600, "No such file"),
+    ],
+)
+def test_token_files_that_cannot_be_used(
+    tmp_path: Path, content: str | None, mode: int, words: str, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(mode)
+    assert main(["--token-file", str(file)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_ros_cannot_do(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--image", "my topic"]) == 2
+    assert "--image 'my topic' is not a topic" in capsys.readouterr().err
+    assert main(["--namespace", "1st"]) == 2
+    assert "'1st' is not a namespace" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["--port", str(taken.getsockname()[1])]) == 2
+    assert "cannot listen on 127.0.0.1, port" in capsys.readouterr().err
+
+
+def test_pictures_go_with_their_statuses_and_wait_for_the_page(
+    start_node: Callable, observer: Observer
+) -> None:
+    start_node("night_camera", "--ros-args", *CAMERA)
+    start_node("tracker", "--ros-args", *TRACKER)
+    options = ("--width", "320", "--rate", "30")
+    asyncio.run(_pictures(address_of(start_node("ground_station", *ANY_PORT, *options)), observer))
+
+
+async def _pictures(address: str, observer: Observer) -> None:
+    async with session() as http:
+        wire = await Wire.open(http, address)
+        while (await wire.receive("link"))["tracker_rate"] == 0:
+            await wire.send(type="ack")  # until the tracker has loaded
+        stamps = set()
+        for _ in range(5):
+            status = await wire.receive("status")
+            assert status["state"] == "IDLE" and status["box"] is None
+            header, jpeg = await wire.picture()
+            assert header["size"] == [320, 180] and header["image_size"] == list(SIZE)
+            pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            assert pixels.shape == (180, 320, 3) and pixels.std() > 5
+            stamps.add(int(header["stamp"]))
+            await wire.send(type="ack")
+        assert len(stamps) == 5
+        spoken_of = {s.header.stamp.sec * 10**9 + s.header.stamp.nanosec for s in observer.statuses}
+        assert len(stamps & spoken_of) >= 4  # the first may have come before the tracker's first
+        # Unacknowledged pictures do not pile up: two are under way, then none.
+        silent = await Wire.open(http, address)
+        await silent.picture()
+        await silent.picture()
+        with pytest.raises(asyncio.TimeoutError):
+            await silent.picture(1.5)
+        await silent.send(type="ack")
+        header, _ = await silent.picture()
+        # It is the newest then, not one that has waited.
+        assert observer.newest() - int(header["stamp"]) < 1.2e9
+
+
+def test_hosts_and_origins() -> None:
+    own = Access.rules("127.0.0.1", "")
+    assert all(map(own.known_host, ("localhost:8080", "127.0.0.1:1", "[::1]:80", "LOCALHOST")))
+    assert not any(
+        map(own.known_host, ("", "192.168.1.5:80", "localhost.evil.example", "[::1", "@"))
+    )
+    wide = Access.rules("0.0.0.0", "t" * 20, ("station.example",))
+    assert all(map(wide.known_host, ("192.168.1.5:80", "station.example", socket.gethostname())))
+    assert not wide.known_host("evil.example")
+    page = {"Host": "10.0.0.2:8080", "Origin": "http://10.0.0.2:8080"}
+    assert wide.own_page(page)
+    for change in (
+        {"Origin": "http://10.0.0.2:8081"},
+        {"Origin": "http://10.0.0.2"},
+        {"Origin": ""},
+        {"Origin": "ftp://10.0.0.2:8080"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        assert not wide.own_page({**page, **change}), change
+
+
+def test_ten_thousand_random_messages_are_read_or_refused() -> None:
+    rng = random.Random(5)
+    good = {
+        "type": "init",
+        "request": 1,
+        "stamp": "1764000000123456789",
+        "box": [1.0, 2.0, 3.0, 4.0],
+        "image_size": [640, 360],
+        "target_id": "car",
+    }
+    message = parse(json.dumps(good))
+    assert isinstance(message, Init)
+    assert message.stamp == 1764000000123456789
+    odd = [None, True, -1, 10**400, 1e308, [], {}, "", "9" * 30, "\u0000", [1] * 4, "\u0664" * 3]
+    read = 0
+    for _ in range(10_000):
+        fields = {key: rng.choice([value, value, rng.choice(odd)]) for key, value in good.items()}
+        if rng.random() < 0.2:
+            fields.pop(rng.choice(list(fields)))
+        try:
+            message = parse(json.dumps(fields))
+        except ProtocolError as error:
+            assert str(error)
+        else:
+            read += 1
+            assert isinstance(message, Init)
+            assert 0 <= message.stamp < 2**31 * 10**9 and message.image_size[0] < 2**32
+    assert 0 < read < 5000
