@@ -5,9 +5,16 @@ ros2 launch mlkd_ros onboard.launch.py image_topic:=/camera/image_raw record:=/d
 """
 
 from launch import Action, LaunchContext, LaunchDescription
-from launch.actions import EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
+from launch.events.process import ProcessStarted
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -16,13 +23,23 @@ from lifecycle_msgs.msg import Transition
 from mlkd_ros import launching
 from mlkd_ros.share import fastdds_environment
 
+#: Seconds after which the tracker is asked again to configure itself.
+RETRY = 5.0
 #: Drivers that `camera` can name: package, executable, topics of their own.
 CAMERAS = {
     "v4l2": ("v4l2_camera", "v4l2_camera_node"),
     "usb_cam": ("usb_cam", "usb_cam_node_exe"),
 }
 #: Parameters of the tracker that are worth an argument in flight.
-PARAMETERS = ("engine", "threads", "reliability", "max_targets")
+PARAMETERS = (
+    "image_transport",
+    "camera_info_topic",
+    "reliability",
+    "engine",
+    "threads",
+    "max_targets",
+    "resume",
+)
 ARGUMENTS = (
     launching.argument(
         "camera",
@@ -81,7 +98,8 @@ def nodes(context: LaunchContext) -> list[Action]:
         actions += lifecycle(tracker)
     actions.append(tracker)
     if given["record"]:
-        actions.append(launching.recorder(given))
+        compressed = ["--compressed"] if given["image_transport"] == "compressed" else []
+        actions.append(launching.recorder(given, *compressed))
     return actions
 
 
@@ -106,35 +124,41 @@ def camera(given: dict[str, str]) -> Node:
 
 def lifecycle(tracker: LifecycleNode) -> list[RegisterEventHandler]:
     """Configures and activates it, also when it was started again."""
+    answered = False
 
     def change(transition: int) -> EmitEvent:
+        matches = matches_action(tracker)
         return EmitEvent(
-            event=ChangeState(
-                lifecycle_node_matcher=matches_action(tracker), transition_id=transition
+            event=ChangeState(lifecycle_node_matcher=matches, transition_id=transition)
+        )
+
+    def started(event: ProcessStarted, context: LaunchContext) -> list[Action]:
+        nonlocal answered
+        answered = False
+        return configure(context)
+
+    def configure(context: LaunchContext) -> list[Action]:
+        # The request may go to the process that was killed: DDS takes a while to miss it.
+        if answered:
+            return []
+        again = TimerAction(period=RETRY, actions=[OpaqueFunction(function=configure)])
+        return [change(Transition.TRANSITION_CONFIGURE), again]
+
+    def configuring(context: LaunchContext) -> None:
+        nonlocal answered
+        answered = True
+
+    def on(start: str, goal: str, then: Action) -> RegisterEventHandler:
+        return RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=tracker, start_state=start, goal_state=goal, entities=[then]
             )
         )
 
     failed = "the tracker could not be configured: see its log above, then `ros2 lifecycle set`"
     return [
-        RegisterEventHandler(
-            OnProcessStart(
-                target_action=tracker, on_start=[change(Transition.TRANSITION_CONFIGURE)]
-            )
-        ),
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=tracker,
-                start_state="configuring",
-                goal_state="inactive",
-                entities=[change(Transition.TRANSITION_ACTIVATE)],
-            )
-        ),
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=tracker,
-                start_state="configuring",
-                goal_state="unconfigured",
-                entities=[LogInfo(msg=failed)],
-            )
-        ),
+        RegisterEventHandler(OnProcessStart(target_action=tracker, on_start=started)),
+        on("unconfigured", "configuring", OpaqueFunction(function=configuring)),
+        on("configuring", "inactive", change(Transition.TRANSITION_ACTIVATE)),
+        on("configuring", "unconfigured", LogInfo(msg=failed)),
     ]

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
+from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.wait_for_message import wait_for_message
@@ -24,11 +28,13 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    OpaqueFunction,
     RegisterEventHandler,
 )
-from launch.event_handlers import OnProcessStart
+from launch.event_handlers import OnProcessIO, OnProcessStart
 from launch.events.process import ProcessStarted
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.utilities import perform_substitutions
 from launch_pytest.actions import ReadyToTest
 from rclpy.parameter_client import AsyncParameterClient
 
@@ -44,11 +50,34 @@ TRACKER_ARGUMENTS = {
 }
 OWN_ARGUMENTS = {
     "tracker": set(),
-    "simulation": {"scenario", "seed"},
-    "replay": {"input", "bag_topic", "rate", "loop"},
+    "simulation": {
+        "simulator",
+        "scenario",
+        "seed",
+        "gz_image_topic",
+        "gz_camera_info_topic",
+        "record",
+    },
+    "replay": {"input", "bag_topic", "rate", "loop", "init", "record", "score"},
+    "onboard": {
+        "camera",
+        "camera_params_file",
+        "image_transport",
+        "camera_info_topic",
+        "reliability",
+        "engine",
+        "threads",
+        "max_targets",
+        "resume",
+        "respawn",
+        "respawn_delay",
+        "manage_lifecycle",
+        "prefix",
+        "record",
+    },
 }
 PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
-FRAMES = 20
+FRAMES = 60
 
 
 def launch_file(name: str) -> str:
@@ -71,12 +100,27 @@ def started() -> list[ProcessStarted]:
     return []
 
 
+@pytest.fixture
+def printed() -> list[str]:
+    return []
+
+
+def box(index: int) -> tuple[int, int, int, int]:
+    """Where the target is in the recording: x, y, w, h."""
+    return 40 + 2 * index, 60, 36, 30
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images."""
+    """A folder of images, with a target that moves to the right."""
     folder = tmp_path_factory.mktemp("recording")
+    rng = np.random.default_rng(4)
+    target = cv2.resize(rng.integers(60, 255, (5, 6, 3)).astype(np.uint8), box(0)[2:])
     for index in range(FRAMES):
-        cv2.imwrite(str(folder / f"{index:03}.png"), np.full((48, 64, 3), 5 * index, np.uint8))
+        image = np.full((160, 240, 3), 40, np.uint8)
+        x, y, w, h = box(index)
+        image[y : y + h, x : x + w] = target
+        cv2.imwrite(str(folder / f"{index:03}.png"), image)
     return folder
 
 
@@ -164,6 +208,136 @@ def replay(recording: Path, started: list[ProcessStarted]) -> LaunchDescription:
 @pytest.mark.launch(fixture=replay)
 def test_replay_shows_the_tracker_a_recording_on_its_own_clock(node: Node) -> None:
     status = message(node, TrackStatus, "/mlkd/status")
-    assert (status.image_width, status.image_height) == (64, 48)
+    assert (status.image_width, status.image_height) == (240, 160)
     assert status.header.stamp.sec < 1000  # the recording's, not today's
     assert parameter(node, "/mlkd/tracker", "use_sim_time") is True
+
+
+@launch_pytest.fixture
+def scored(
+    recording: Path, started: list[ProcessStarted], printed: list[str], tmp_path: Path
+) -> LaunchDescription:
+    arguments = {
+        "input": str(recording),
+        "init": ",".join(map(str, box(0))),
+        "record": str(tmp_path / "bag"),
+        "score": "true",
+        "rate": "0.5",
+    }
+    description = launching("replay", started, **arguments)
+    description.add_action(
+        RegisterEventHandler(OnProcessIO(on_stdout=lambda io: printed.append(io.text.decode())))
+    )
+    return description
+
+
+@pytest.mark.launch(fixture=scored)
+def test_replay_records_and_scores(printed: list[str], tmp_path: Path) -> None:
+    highlevel = pytest.importorskip("rosbags.highlevel")
+    wait_until(lambda: "stamp to publish p50" in "".join(printed), 100, "the score")
+    with highlevel.AnyReader([tmp_path / "bag"]) as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+    assert counts["/mlkd/image/compressed"] > FRAMES / 2
+    assert counts["/mlkd/detections"] > FRAMES / 2
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout} s for {what}"
+        time.sleep(0.05)
+
+
+def lifecycle_state(node: Node, of: str) -> str:
+    """The state of a lifecycle node; empty while it does not answer."""
+    client = node.create_client(GetState, f"{of}/get_state")
+    try:
+        if not client.wait_for_service(1.0):
+            return ""
+        future = client.call_async(GetState.Request())
+        executor = rclpy.executors.SingleThreadedExecutor(context=node.context)
+        rclpy.spin_until_future_complete(node, future, executor, timeout_sec=2.0)
+        return future.result().current_state.label if future.done() else ""
+    finally:
+        node.destroy_client(client)
+
+
+@launch_pytest.fixture
+def onboard(started: list[ProcessStarted]) -> LaunchDescription:
+    started.clear()
+    arguments = {
+        "namespace": "uav",
+        "image_topic": "/nose/image_raw",
+        "device": "cpu",
+        "threads": "2",
+        "prefix": "nice -n 1",
+        "manage_lifecycle": "true",
+    }
+    return launching("onboard", started, **arguments)
+
+
+@pytest.mark.launch(fixture=onboard)
+def test_onboard_a_killed_tracker_comes_back(node: Node, started: list[ProcessStarted]) -> None:
+    def active() -> bool:
+        return lifecycle_state(node, "/uav/tracker") == "active"
+
+    wait_until(active, 60, "the tracker to be active")
+    assert parameter(node, "/uav/tracker", "threads") == 2
+    assert parameter(node, "/uav/tracker", "autostart") is False
+    assert node.count_subscribers("/nose/image_raw") == 1
+    (first,) = started
+    assert os.getpriority(os.PRIO_PROCESS, first.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 1
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: len(started) == 2, 30, "another tracker")
+    wait_until(active, 60, "that to be active")
+    assert started[1].pid != first.pid
+
+
+@launch_pytest.fixture
+def two_cameras(started: list[ProcessStarted]) -> LaunchDescription:
+    """Left: a rendered flight of its own; right: one whose camera has a topic of its own."""
+    return LaunchDescription(
+        [
+            *launching("simulation", started, namespace="left", scenario="crossing").entities[:-1],
+            *launching(
+                "simulation", started, namespace="right", image_topic="camera/raw", seed="5"
+            ).entities,
+        ]
+    )
+
+
+@pytest.mark.launch(fixture=two_cameras)
+def test_two_cameras_two_trackers(node: Node) -> None:
+    for side, topic in (("left", "/left/image"), ("right", "/right/camera/raw")):
+        message(node, TrackStatus, f"/{side}/status")
+        assert node.count_publishers(topic) == 1
+        assert node.count_subscribers(topic) >= 1
+        assert parameter(node, f"/{side}/tracker", "use_sim_time") is False
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("simulation", {"simulator": "gazebo"}, "needs the ROS package ros_gz_bridge"),
+        ("onboard", {"camera": "v4l2"}, "needs the ROS package v4l2_camera"),
+        ("onboard", {"threads": "many"}, "threads:=many is not a number"),
+        ("replay", {"score": "true"}, "score:=true needs input"),
+        ("replay", {"score": "true", "input": "x", "record": "y/"}, "needs a new bag"),
+    ],
+)
+def test_what_cannot_be_launched_says_why(name: str, arguments: dict[str, str], words: str) -> None:
+    source = PythonLaunchDescriptionSource(launch_file(name))
+    context = LaunchContext()
+    description = source.get_launch_description(context)
+    for declared in description.get_launch_arguments():
+        value = arguments.get(declared.name)
+        context.launch_configurations[declared.name] = (
+            perform_substitutions(context, declared.default_value) if value is None else value
+        )
+    (nodes,) = [entity for entity in description.entities if isinstance(entity, OpaqueFunction)]
+    try:
+        nodes.execute(context)
+    except RuntimeError as error:
+        assert words in str(error)
+    else:
+        pytest.skip("that package is installed here")

@@ -245,7 +245,7 @@ def test_a_tracker_on_the_recordings_clock(
         first_stamp = 10**9
         response = ground.designate(scene.box(0), first_stamp)
         assert response.code == InitTarget.Response.SUCCESS, response.message
-        process.wait_for_log("went backwards", 20)
+        process.wait_for_log("was set back", 20)
         count = len(ground.statuses)
         wait_until(lambda: len(ground.statuses) > count + 15, 20, "statuses after the loop")
         statuses = [s for s in list(ground.statuses) if s.target_id]
