@@ -146,6 +146,11 @@ class TargetSet:
         reports = _step(others, held)
         return [*reports, known] if known else reports
 
+    def settle(self) -> None:
+        """What can be done for the next image before it is there; see `Tracker.settle`."""
+        for target in self._targets.values():
+            target.tracker.settle()
+
     def forget(self, target_id: str = "") -> list[str]:
         """Stop following one target, or all of them; the ids that were followed."""
         names = [name for name in self._targets if target_id in ("", name)]

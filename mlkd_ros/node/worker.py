@@ -8,6 +8,7 @@ answer. No ROS in here.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
@@ -121,6 +122,11 @@ class TrackingWorker:
             self._load_error = error
             self._loaded.set()
             return
+        # Garbage collections look at what came since, not at modules and networks: full ones over
+        # those take longer than an image may.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         with self._wake:
             self._targets = targets
         self._loaded.set()
@@ -178,6 +184,11 @@ class TrackingWorker:
             self._publish(held, reports)
         except Exception as error:
             self._failed(f"publishing about image {held.number}", error)
+        try:
+            # Now that the boxes are out.
+            targets.settle()
+        except Exception as error:
+            self._failed(f"renewing templates after image {held.number}", error)
 
     def _step(
         self, targets: TargetSet, held: HeldFrame, known: TargetReport | None

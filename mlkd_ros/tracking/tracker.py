@@ -97,6 +97,8 @@ class _Target:
     vx: float = 0.0
     vy: float = 0.0
     stamp: float | None = None
+    #: A new view whose features the memory has yet to take in.
+    view: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,16 @@ class Tracker:
         """
         return update_together([self], image, stamp)[0]
 
+    def settle(self) -> None:
+        """Do now what the next ``update`` would have to do first: take a new view of the target
+        into the template memory. For a moment at which nobody waits for a box; the boxes are the
+        same with or without it.
+        """
+        target = self._target
+        if target is not None and target.view is not None:
+            view, target.view = target.view, None
+            target.memory.renew(self._engine.template(view[None]))
+
     def _patch(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> np.ndarray:
         """Template pixels of a box given by centre and size."""
         side = context_side(w, h, self.settings.context_amount)
@@ -393,8 +405,7 @@ class Tracker:
         if state == TrackState.LOST and not lost:
             self._scan = self._scan_centres(target)
         elif state == TrackState.TRACKING and target.memory.due(confidence, step):
-            seen = self._template(plan.frame, target.cx, target.cy, target.w, target.h)
-            target.memory.renew(seen)
+            target.view = self._patch(plan.frame, target.cx, target.cy, target.w, target.h)
         return self._result(target, confidence)
 
     def _look_again(self, target: _Target, candidate: _Candidate, confidence: float) -> None:
@@ -509,6 +520,8 @@ def update_together(
     frame = as_frame(image)
     for tracker in trackers:
         tracker._check_image(frame)
+    for tracker in trackers:
+        tracker.settle()
     most = trackers[0].settings.presence.search_windows
     windows = pace.windows(len(trackers), most)
     plans = [tracker._plan(frame, windows) for tracker in trackers]

@@ -251,3 +251,22 @@ def test_search_on_loss_keeps_to_its_budget(tracker, monkeypatch, budget, target
 def test_a_budget_must_be_positive(tracker):
     with pytest.raises(ValueError, match="search_budget"):
         tracker.search_budget = 0.0
+
+
+def test_renewing_the_template_waits_for_a_moment_without_a_box_to_find(tracker, monkeypatch):
+    """The boxes are the same whether or not somebody calls settle, and no later for those who do."""
+    lazy, settling = tracker.sibling(), tracker.sibling()
+    image, box = scene(*path(0))
+    made = []
+    make = tracker._engine.template
+    monkeypatch.setattr(tracker._engine, "template", lambda p: made.append(1) or make(p))
+    for each in (lazy, settling):
+        each.init(image, box)
+    for i in range(1, 40):
+        image, _ = scene(*path(i))
+        made.clear()
+        result = settling.update(image)
+        assert not made
+        settling.settle()
+        assert lazy.update(image) == result
+    assert settling._target.memory.current is not settling._target.memory.first
