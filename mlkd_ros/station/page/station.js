@@ -28,7 +28,8 @@ let socket = null;
 let retry = 0;
 let shown = null; // the picture on the screen: {stamp, size, image_size, age, sent, bitmap, number}
 let newest = null; // what comes after it while it is held
-let received = 0;
+let received = 0; // pictures
+let images = 0; // that the tracker has spoken of
 let statuses = new Map(); // by stamp: Map by target
 let targets = new Map(); // the newest status of each target
 let newestStatus = null;
@@ -91,16 +92,19 @@ function hear(message) {
 function hearStatus(status) {
   if (!statuses.has(status.stamp)) {
     statuses.set(status.stamp, new Map());
+    images++;
     if (statuses.size > STAMPS_KEPT) statuses.delete(statuses.keys().next().value);
     latencies.push(status.latency);
     if (latencies.length > 30) latencies.shift();
   }
   statuses.get(status.stamp).set(status.target_id, status);
   status.heard = performance.now();
+  status.image = images;
   newestStatus = status;
   if (status.state === "IDLE") targets.clear();
   else targets.set(status.target_id, status);
-  for (const [id, other] of targets) if (status.heard - other.heard > 1000) targets.delete(id);
+  // Every target is spoken of on every image. (A message may come late, or be lost.)
+  for (const [id, other] of targets) if (images - other.image > 2) targets.delete(id);
   if (shown && shown.stamp === status.stamp) dirty = true;
 }
 
