@@ -254,7 +254,7 @@ def test_a_budget_must_be_positive(tracker):
 
 
 def test_renewing_the_template_waits_for_a_moment_without_a_box_to_find(tracker, monkeypatch):
-    """The boxes are the same whether or not somebody calls settle, and no later for those who do."""
+    """The boxes are the same whether or not somebody calls settle."""
     lazy, settling = tracker.sibling(), tracker.sibling()
     image, box = scene(*path(0))
     made = []
