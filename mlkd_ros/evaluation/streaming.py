@@ -376,6 +376,8 @@ class _Scoring:
             self._waiting[message.stamp] = (received, box)
 
     def _add_status(self, message: _Message) -> None:
+        if math.isnan(message.latency):
+            return  # time was set back: nobody knows
         self._latencies[message.stamp] = message.latency
         if message.stamp in self._waiting:
             _, box = self._waiting.pop(message.stamp)

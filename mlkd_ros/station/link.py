@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -89,7 +90,7 @@ class Status:
     confidence: float
     box: tuple[float, float, float, float] | None
     image_size: tuple[int, int]
-    latency: float
+    latency: float | None  # None when the tracker cannot know it: JSON has no NaN.
     reacquisitions: int
 
 
@@ -344,7 +345,7 @@ def _status(stamp: int, message: TrackStatus) -> Status:
         confidence=float(message.confidence),
         box=(message.x, message.y, message.width, message.height) if seen else None,
         image_size=(message.image_width, message.image_height),
-        latency=float(message.latency),
+        latency=float(message.latency) if math.isfinite(message.latency) else None,
         reacquisitions=message.reacquisitions,
     )
 

@@ -94,7 +94,7 @@ function hearStatus(status) {
     statuses.set(status.stamp, new Map());
     images++;
     if (statuses.size > STAMPS_KEPT) statuses.delete(statuses.keys().next().value);
-    latencies.push(status.latency);
+    if (status.latency !== null) latencies.push(status.latency);
     if (latencies.length > 30) latencies.shift();
   }
   statuses.get(status.stamp).set(status.target_id, status);
