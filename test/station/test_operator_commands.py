@@ -17,7 +17,7 @@ STAMP = r"(\d+\.\d{9})"
 
 
 def test_a_target_is_designated_followed_and_stopped(
-    start_node: Callable, observer: Observer
+    start_node: Callable, observer: Observer, capsys: pytest.CaptureFixture
 ) -> None:
     start_node("night_camera", "--ros-args", *CAMERA)
     start_node("tracker", "--ros-args", *TRACKER)
@@ -39,11 +39,12 @@ def test_a_target_is_designated_followed_and_stopped(
     stamp = wait_until(observer.newest, "an image")
     half = [value / 2 for value in observer.truth[stamp]]
     sizes = ("--image-size", SIZE[0] // 2, SIZE[1] // 2)
-    result = mlkd("init", "--box", *half, *sizes, "--ago", 1.0, "--timeout", 30)
-    assert result.returncode == 0, result.stderr
-    started, now = (parse_stamp(t) * 1e-9 for t in re.findall(STAMP, result.stdout)[:2])
-    assert 0.85 < now - started < 4.0, result.stdout
-    (width,) = re.findall(r"box \S+ \S+ (\S+) ", result.stdout)[:1] or [None]
+    code = main(["init", "--box", *map(str, (*half, *sizes)), "--ago", "1.0", "--timeout", "30"])
+    output, error = capsys.readouterr()
+    assert code == 0, error
+    started, now = (parse_stamp(t) * 1e-9 for t in re.findall(STAMP, output)[:2])
+    assert 0.65 < now - started < 4.0, output
+    (width,) = re.findall(r"box \S+ \S+ (\S+) ", output)[:1] or [None]
     assert width is None or float(width) > 0.6 * observer.truth[stamp][2]
 
     # Refused: with the name of the code, and nothing has changed.
@@ -53,14 +54,13 @@ def test_a_target_is_designated_followed_and_stopped(
         (("init", "--box", 10, 10, 20, 20, "--stamp", "12.5"), "STAMP_OUTSIDE_HISTORY"),
         (("stop", "--target-id", "nobody"), "UNKNOWN_TARGET"),
     ):
-        result = mlkd(*arguments)
-        assert result.returncode == 1, result
-        assert f"refused, {code}: " in result.stderr
+        assert main([*map(str, arguments)]) == 1
+        assert f"refused, {code}: " in capsys.readouterr().err
     assert observer.statuses[-1].state != TrackStatus.IDLE
 
     stamp = observer.newest()
-    result = mlkd("stop")
-    assert result.returncode == 0, result.stderr
+    assert main(["stop"]) == 0
+    assert "no longer following" in capsys.readouterr().out
     wait_until(
         lambda: [s for s in observer.since(stamp) if s.state == TrackStatus.IDLE], "no target"
     )
@@ -76,7 +76,7 @@ def test_a_target_is_designated_followed_and_stopped(
     ("arguments", "words"),
     [
         (("init", "--box", 1, 2, 3, 4), ("no service /mlkd/init_target", "ROS_DOMAIN_ID")),
-        (("init", "--box", 1, 2, 3, 4, "--ago", 1), ("no tracker publishes /mlkd/status",)),
+        (("init", "--box", 1, 2, 3, 4, "--ago", 1), ("no service /mlkd/init_target",)),
         (("stop",), ("no service /mlkd/stop", "--namespace")),
         (("status",), ("no tracker publishes /mlkd/status", "ROS_DOMAIN_ID")),
     ],
