@@ -28,13 +28,21 @@ DEFAULT_RATE = 30.0
 class SourceFrame(NamedTuple):
     """One image of a source.
 
-    ``stamp`` is in seconds: since the start for videos and folders, the message's header stamp for
-    bags. ``image`` is uint8 BGR ``(height, width, 3)``. ``name`` tells where it came from.
+    ``nanoseconds`` is its time: since the start for videos and folders, the message's header stamp
+    for bags, exactly. ``image`` is uint8 BGR ``(height, width, 3)``. ``name`` tells where it came
+    from.
     """
 
-    stamp: float
+    nanoseconds: int
     image: np.ndarray
     name: str
+
+    @property
+    def stamp(self) -> float:
+        """The time in seconds. A float: of a stamp of today it loses the last hundreds of
+        nanoseconds.
+        """
+        return self.nanoseconds / 1e9
 
 
 class FrameSource(abc.ABC):
@@ -99,7 +107,7 @@ class VideoSource(FrameSource):
                 good, image = capture.retrieve()
                 if not good:
                     raise DatasetError(f"{self.path}: frame {index} cannot be decoded")
-                yield SourceFrame(stamp, image, f"{self.path.name}#{index}")
+                yield SourceFrame(round(stamp * 1e9), image, f"{self.path.name}#{index}")
                 index, last = index + 1, stamp
         finally:
             capture.release()
@@ -116,7 +124,7 @@ class FolderSource(FrameSource):
 
     def __iter__(self) -> Iterator[SourceFrame]:
         for index, path in enumerate(self._paths):
-            yield SourceFrame(index / self.rate, read_image(path), path.name)
+            yield SourceFrame(round(index / self.rate * 1e9), read_image(path), path.name)
 
 
 class BagSource(FrameSource):
@@ -162,12 +170,12 @@ class BagSource(FrameSource):
         for index, (connection, received, data) in enumerate(read):
             message = self._reader.deserialize(data, connection.msgtype)
             name = f"{self.topic}#{index}"
-            stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
             try:
                 image = decode_message(message)
             except ValueError as error:
                 raise DatasetError(f"{self.path}, {name}: {error}") from error
-            yield SourceFrame(stamp if stamp > 0 else received * 1e-9, image, name)
+            yield SourceFrame(stamp if stamp > 0 else received, image, name)
 
     def close(self) -> None:
         """Close the bag."""

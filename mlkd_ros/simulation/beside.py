@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import bisect
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,17 @@ __all__ = ["Beside"]
 
 #: Type by name; topics of a bag are found by both.
 KINDS: dict[str, type] = {"ground_truth": Detection2DArray, "camera_info": CameraInfo}
-#: Seconds between an image and what belongs to it: stamps of sources are floats.
-_SAME = 1e-3
 
 
 class Beside:
-    """Messages of a bag that belong to one of its images, by that image's stamp in seconds.
+    """Messages of a bag that belong to one of its images, by that image's stamp.
 
     All of them are held in memory, serialised: some 20 MB for an hour at 30 Hz. `topics` tells
     where they came from, by kind.
     """
 
     def __init__(self, bag: Path, image_topic: str) -> None:
-        self._messages: dict[str, tuple[list[float], list[bytes]]] = {}
+        self._messages: dict[str, dict[int, bytes]] = {}
         reader = open_bag(bag)
         try:
             self.topics = _choose(reader, image_topic)
@@ -38,13 +35,12 @@ class Beside:
         finally:
             reader.close()
 
-    def at(self, kind: str, stamp: float) -> Any:
-        """The message of that kind about the image with that stamp; None without one."""
-        stamps, messages = self._messages.get(kind, ([], []))
-        index = bisect.bisect_left(stamps, stamp - _SAME)
-        if index == len(stamps) or stamps[index] > stamp + _SAME:
-            return None
-        return deserialize_message(messages[index], KINDS[kind])
+    def at(self, kind: str, stamp: int) -> Any:
+        """The message of that kind about the image with that stamp in nanoseconds; None without
+        one.
+        """
+        raw = self._messages.get(kind, {}).get(stamp)
+        return None if raw is None else deserialize_message(raw, KINDS[kind])
 
 
 def _choose(reader: Any, image_topic: str) -> dict[str, str]:
@@ -75,7 +71,8 @@ def _shared(first: str, second: str) -> int:
     return count
 
 
-def _read(reader: Any, topic: str) -> tuple[list[float], list[bytes]]:
+def _read(reader: Any, topic: str) -> dict[int, bytes]:
+    """The serialised messages of a topic by the stamps in their headers, which come first."""
     connections = [c for c in reader.connections if c.topic == topic]
     found = {}
     for _, _, raw in reader.messages(connections=connections):
@@ -83,6 +80,5 @@ def _read(reader: Any, topic: str) -> tuple[list[float], list[bytes]]:
         order = "little" if raw[1] & 1 else "big"
         seconds = int.from_bytes(raw[4:8], order, signed=True)  # type: ignore[arg-type]
         nanoseconds = int.from_bytes(raw[8:12], order)  # type: ignore[arg-type]
-        found[seconds + 1e-9 * nanoseconds] = raw
-    stamps = sorted(found)
-    return stamps, [found[stamp] for stamp in stamps]
+        found[seconds * 10**9 + nanoseconds] = raw
+    return found

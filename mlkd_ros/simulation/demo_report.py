@@ -32,9 +32,6 @@ LOST_IOU, LOST_SECONDS = 0.2, 2.0
 #: Latency counts as growing when the second half's median is this many times the first half's.
 GROWTH = 1.5
 
-#: Stamps that go through a float and back differ by less than this.
-_SAME_NS = 1_000_000
-
 _SHEET = (4, 3)  # pictures across and down
 _SHEET_WIDTH_PX = 480
 _WHITE, _GREY = (235, 235, 235), (150, 150, 150)
@@ -173,9 +170,9 @@ def write_report(flight: Flight, figures: Figures, output: Path, namespace: str)
 def _write_pictures(flight: Flight, output: Path, topic: str) -> None:
     from mlkd_ros.data.sources import open_source
 
-    last = max(flight.statuses, default=0) + _SAME_NS  # nothing is known of later images
+    last = max(flight.statuses, default=0)  # nothing is known of later images
     with open_source(output / "bag", topic=topic) as source:
-        stamps = [stamp for frame in source if (stamp := round(frame.stamp * 1e9)) <= last]
+        stamps = [stamp for frame in source if (stamp := frame.nanoseconds) <= last]
     if len(stamps) < 2:
         raise ValueError(f"{output / 'bag'}: holds {len(stamps)} images, too few for a video")
     rate = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * 1e-9)
@@ -211,15 +208,12 @@ def _small(picture: np.ndarray) -> np.ndarray:
 
 def _annotated(flight: Flight, source: Any) -> Iterator[tuple[SourceFrame, np.ndarray]]:
     """The recorded images, with what the tracker said about each."""
-    keys = np.array(sorted(flight.statuses))
     first: float | None = None
     for frame in source:
         first = frame.stamp if first is None else first
         picture = frame.image.copy()
-        # Stamps went through a float: the nearest one is meant.
-        stamp = int(keys[np.abs(keys - round(frame.stamp * 1e9)).argmin()]) if len(keys) else 0
-        if abs(stamp - round(frame.stamp * 1e9)) < _SAME_NS:
-            _annotate(picture, flight, stamp)
+        if frame.nanoseconds in flight.statuses:
+            _annotate(picture, flight, frame.nanoseconds)
         _write(picture, f"{frame.stamp - first:5.1f} s", (16, picture.shape[0] - 18), _WHITE)
         yield frame, picture
 

@@ -57,8 +57,8 @@ _SETTLING_TIME = 0.5
 _RETRY_TIME = 0.5
 #: Visible share of a target from which on it can be designated.
 _VISIBLE = 0.5
-#: A recording that begins at zero would have stamps that mean "no time" to ROS.
-_EARLIEST_STAMP = 1.0
+#: A recording that begins at zero would have stamps that mean "no time" to ROS; nanoseconds.
+_EARLIEST_STAMP = 10**9
 
 
 class ReplayError(RuntimeError):
@@ -127,7 +127,7 @@ class Replay(Node):
 
     def play(self) -> None:
         """Play the source once, from its beginning. Returns early when the node is told to end."""
-        begin = first = 0.0
+        begin, first = 0.0, 0
         for index, (stamp, message) in enumerate(self._messages()):
             if index == 0:
                 begin, first = time.monotonic(), stamp
@@ -144,20 +144,23 @@ class Replay(Node):
         if self.context.ok():
             self._images.wait_for_all_acked(Duration(seconds=1.0))
 
-    def _messages(self) -> Iterator[tuple[float, Image]]:
-        """The recording's stamps and images, made before they are due. Time never goes back."""
+    def _messages(self) -> Iterator[tuple[int, Image]]:
+        """The recording's stamps in nanoseconds and its images, made before they are due.
+
+        Time never goes back.
+        """
         last = None
         for frame in self._source:
-            if last is not None and frame.stamp < last:
+            if last is not None and frame.nanoseconds < last:
                 self.get_logger().warning(f"{frame.name} is older than the frame before: skipped")
                 continue
-            last = frame.stamp
+            last = frame.nanoseconds
             header = Header(frame_id=self._frame_id)
-            yield frame.stamp, image_message(frame.image, header, self._encoding)
+            yield frame.nanoseconds, image_message(frame.image, header, self._encoding)
 
-    def _wait_until(self, begin: float, first: float, stamp: float) -> bool:
+    def _wait_until(self, begin: float, first: int, stamp: int) -> bool:
         """Sleep until an image is due, telling the time meanwhile. False if told to end."""
-        due = begin + (stamp - first) / self._rate
+        due = begin + (stamp - first) * 1e-9 / self._rate
         longest = _CLOCK_PERIOD / self._rate if self._clock_topic else _LONGEST_SLEEP
         while self.context.ok():
             now = time.monotonic()
@@ -170,15 +173,15 @@ class Replay(Node):
                         throttle_duration_sec=5.0,
                     )
                 return True
-            self._tell_time(first, first + (now - begin) * self._rate)
+            self._tell_time(first, first + round((now - begin) * self._rate * 1e9))
             time.sleep(min(due - now, longest))
         return False
 
-    def _tell_time(self, first: float, stamp: float) -> None:
+    def _tell_time(self, first: int, stamp: int) -> None:
         if self._clock_topic is not None:
             self._clock_topic.publish(Clock(clock=_recorded(first, stamp)))
 
-    def _publish(self, message: Image, first: float, stamp: float) -> None:
+    def _publish(self, message: Image, first: int, stamp: int) -> None:
         if self._clock_topic is None:
             message.header.stamp = self.get_clock().now().to_msg()
         else:
@@ -196,7 +199,7 @@ class Replay(Node):
 
     # --- designating the target -----------------------------------------------------------------
 
-    def _box_on(self, stamp: float) -> Box | None:
+    def _box_on(self, stamp: int) -> Box | None:
         """What to designate on the frame with that stamp; None if it is not in sight there."""
         if not isinstance(self._init, str):
             return self._init
@@ -207,7 +210,7 @@ class Replay(Node):
         visible = target.results[0].hypothesis.score if target.results else 1.0
         return box_from_message(target.bbox) if visible >= _VISIBLE else None
 
-    def _start_tracker(self, message: Image, first: float, stamp: float, box: Box) -> None:
+    def _start_tracker(self, message: Image, first: int, stamp: int, box: Box) -> None:
         """Have the tracker follow the box on this image; publish it again until it is there."""
         client, answer = self._designate, InitTarget.Response
         assert client is not None
@@ -245,9 +248,9 @@ class Replay(Node):
         return future.result() if future.done() else None
 
 
-def _recorded(first: float, stamp: float) -> Time:
+def _recorded(first: int, stamp: int) -> Time:
     """The stamp to publish for one of the recording: moved up if the recording begins at zero."""
-    nanoseconds = round((stamp + max(_EARLIEST_STAMP - first, 0.0)) * 1e9)
+    nanoseconds = stamp + max(_EARLIEST_STAMP - first, 0)
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 

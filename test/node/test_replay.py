@@ -255,8 +255,10 @@ def test_a_tracker_on_the_recordings_clock(
         count = len(ground.statuses)
         wait_until(lambda: len(ground.statuses) > count + 15, 20, "statuses after the loop")
         statuses = [s for s in list(ground.statuses) if s.target_id]
-        # Around the jump image and clock may be from different rounds.
-        assert np.median([s.latency for s in statuses]) < 0.2
+        # Around the jump image and clock may be from different rounds: NaN when that is known.
+        latencies = [s.latency for s in statuses if np.isfinite(s.latency)]
+        assert len(latencies) > len(statuses) - 10
+        assert np.median(latencies) < 0.2
         overlaps = [
             iou(box_from_message(message.detections[0].bbox), scene.box(index))
             for stamp, message in list(ground.detections.items())
@@ -321,7 +323,8 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
     try:
         process.wait_for_log("ready:", 60)
         ground.node.destroy_publisher(ground.images)
-        arguments = ["--init", "ground_truth", "--ros-args", "-r", "__ns:=/golf"]
+        # Half as fast: this is about which image belongs to what, not about keeping up.
+        arguments = ["--init", "ground_truth", "--rate", "0.5", "--ros-args", "-r", "__ns:=/golf"]
         replay = start_node("replay", str(bag), *(["--clock"] if clock else []), *arguments)
         assert replay.process.wait(60) == 0, replay.output
         assert "designated" in replay.output
