@@ -74,7 +74,8 @@ class Overlay:
     ) -> np.ndarray:
         """The frame at most `max_width` pixels wide, BGR, lifted if it is dark, with the targets.
 
-        Each has its box, trail, state and confidence, and a small one is shown enlarged.
+        Each has its box, trail, state and confidence, and a small one is shown enlarged; while all
+        of them are lost the picture has a border.
         `latency` in seconds is written in a corner, unless it is NaN.
         """
         canvas, scale = self._picture(frame, max_width)
@@ -99,6 +100,10 @@ class Overlay:
             above = y + h + 20 if near else y - 8
             drawing.draw_label(canvas, f"{text} {result.confidence:.2f}", x, above, colour)
         self._inset(canvas, clean, reports, scale)
+        if reports and all(report.result.box is None for report in reports):
+            # To be seen from the corner of the eye.
+            colour = drawing.STATE_COLOURS[min(report.result.state for report in reports)]
+            cv2.rectangle(canvas, (1, 1), (width - 2, height - 2), colour, 3)
         for row, (text, colour) in enumerate(lines):
             drawing.draw_label(canvas, text, 8, 22 + 22 * row, colour)
         if math.isfinite(latency):

@@ -42,10 +42,11 @@ class InputGround(GroundStation):
     def judged(self, about: str, condition: Callable[[DiagnosticStatus], bool]) -> DiagnosticStatus:
         """The first diagnostics about a part of the node, from now on, that fulfil a condition."""
         self.diagnostics.clear()
+        name = f"{self.node.get_namespace()}/tracker{about}"  # others report there, too
 
         def found() -> list[DiagnosticStatus]:
             statuses = [s for message in list(self.diagnostics) for s in message.status]
-            return [s for s in statuses if s.name.endswith(about) and condition(s)]
+            return [s for s in statuses if s.name == name and condition(s)]
 
         wait_until(
             lambda: bool(found()),
