@@ -162,7 +162,9 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             await page.send(f"{domain}.enable")
         await page.resize(1280, 800)
-        await page.send("Page.navigate", url=url)
+        result = await page.send("Page.navigate", url=url)
+        assert "errorText" not in result, f"{url}: {result['errorText']}"
+        await page.wait_for("location.protocol !== 'about:' && document.readyState === 'complete'")
         return page
 
     async def __aexit__(self, *_: object) -> None:

@@ -84,7 +84,6 @@ def in_browser(
     async def run() -> None:
         async with Browser() as browser:
             page = await browser.open(address)
-            await page.wait_for("document.readyState === 'complete'")
             await act(Operator(page, observer))
             assert page.errors == []
 
