@@ -129,3 +129,24 @@ def test_a_large_target_is_followed_at_reduced_scale() -> None:
             image, box = picture(index)
             assert overlap(ground.show(compressed_of(image, ground.now())), box) > 0.75, index
         wait_until(lambda: ground.statuses[-1].image_width == 1280, 5, "a status")
+
+
+def test_the_transport_changes_with_the_configuration(scene: Scene) -> None:
+    """Every subscription and publisher is made anew, with the parameters as they are then."""
+    with running("transport", mouse_topic="clicks") as (process, ground):
+        ground.follow(scene)
+        assert ground.transition("deactivate") and ground.transition("cleanup")
+        assert ground.set_parameter("image_transport", "compressed").successful
+        assert ground.set_parameter("camera_info_topic", "/lens/camera_info").successful
+        assert ground.set_parameter("mouse_topic", "").successful
+        assert ground.transition("configure") and ground.transition("activate")
+        ground.compress()
+        ground.connect()
+        ground.show(compressed_of(scene.image(0), ground.now()))
+        assert ground.designate(scene.box(0)).code == InitTarget.Response.SUCCESS
+        detections = ground.show(compressed_of(scene.image(1), ground.now()))
+        assert overlap(detections, scene.box(1)) > 0.6
+        subscribed = ground.node.get_subscriptions_info_by_topic
+        assert subscribed("/transport/clicks") == []
+        assert len(subscribed("/lens/camera_info")) == 1
+        assert ground.set_parameter("image_transport", "raw").successful is False
