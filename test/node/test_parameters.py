@@ -78,6 +78,10 @@ def test_every_parameter_is_described_and_bounded(make_node) -> None:
         "silence_timeout",
         "overlay_width",
         "overlay_rate",
+        "overlay_quality",
+        "click_size",
+        "click_image_width",
+        "health_rate",
         "search_budget",
     }
     assert when[Change.AT_START] == {"autostart", "reliability", "resume_file"}
