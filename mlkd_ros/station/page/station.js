@@ -375,7 +375,7 @@ function summary() {
   const worst = [...targets.values()].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))[0];
   if (!worst) return { state: "IDLE", note: NOTES.IDLE };
   const silence = silentFor();
-  if (silence > SILENT_S) return { state: "NO NEWS", note: `Nothing heard of the target for ${silence.toFixed(0)} s.` };
+  if (silence > SILENT_S) return { state: "NO NEWS", note: `Nothing heard of the target for ${silence.toFixed(0)}\u00a0s.` };
   const again = worst.reacquisitions ? `Found again ${worst.reacquisitions} ${worst.reacquisitions > 1 ? "times" : "time"}.` : "";
   return { state: worst.state, note: NOTES[worst.state] || again, status: worst };
 }
