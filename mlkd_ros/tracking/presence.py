@@ -30,49 +30,51 @@ def calibrated_confidence(score: float, slope: float, offset: float) -> float:
 
 
 class Presence:
-    """State machine with hysteresis. Feed it one confidence a frame and the time passed since the
-    frame before.
+    """State machine with hysteresis. Feed it one image after another, with the time passed since
+    the image before.
     """
 
     def __init__(self, settings: PresenceSettings) -> None:
         self.settings = settings
         self.state = TrackState.TRACKING
         self.reacquisitions = 0
-        self._doubted_for = 0.0
+        self._unseen_for = 0.0
+        self._weak_for = 0.0
         self._lost_for = 0.0
         self._hits = 0
 
-    @property
-    def promising(self) -> bool:
-        """Whether a lost target may have been seen in the last image."""
-        return self._hits > 0
-
     def step(self, confidence: float, elapsed: float) -> TrackState:
-        """Next state; ``confidence`` is that of the best candidate, ``elapsed`` seconds since the
-        last step.
-        """
-        if self.state == TrackState.LOST:
-            self._step_lost(confidence, elapsed)
-        elif self.state in (TrackState.TRACKING, TrackState.UNCERTAIN):
-            self._step_present(confidence, elapsed)
-        return self.state
+        """Next state of a target that is not lost, from the confidence of the best candidate.
 
-    def _step_present(self, confidence: float, elapsed: float) -> None:
+        The first image without evidence starts the time after which it is LOST, however long ago
+        the image before it was taken.
+        """
+        if self.state not in (TrackState.TRACKING, TrackState.UNCERTAIN):
+            return self.state
         settings = self.settings
-        self._doubted_for = self._doubted_for + elapsed if confidence < settings.lost_below else 0.0
-        if self._doubted_for > settings.lost_after:
+        unseen = confidence < settings.lost_below
+        self._unseen_for = self._unseen_for + elapsed if unseen else 0.0
+        weak = self.state == TrackState.UNCERTAIN and confidence < settings.tracking_above
+        self._weak_for = self._weak_for + elapsed if weak else 0.0
+        if self._unseen_for > max(settings.lost_after, elapsed) or self._weak_for > max(
+            settings.doubt_for, elapsed
+        ):
             self.state, self._lost_for, self._hits = TrackState.LOST, 0.0, 0
         elif confidence >= settings.tracking_above:
             self.state = TrackState.TRACKING
         elif confidence < settings.uncertain_below:
             self.state = TrackState.UNCERTAIN
+        return self.state
 
-    def _step_lost(self, confidence: float, elapsed: float) -> None:
-        settings = self.settings
+    def search(self, sighted: bool, elapsed: float) -> TrackState:
+        """Next state of a lost target: whether this image has something that may be it."""
+        if self.state != TrackState.LOST:
+            return self.state
         self._lost_for += elapsed
-        self._hits = self._hits + 1 if confidence >= settings.reacquire_above else 0
-        if self._hits >= settings.reacquire_frames:
-            self.state, self._doubted_for = TrackState.TRACKING, 0.0
+        self._hits = self._hits + 1 if sighted else 0
+        if self._hits >= self.settings.reacquire_frames:
+            self.state, self._unseen_for, self._weak_for = TrackState.TRACKING, 0.0, 0.0
             self.reacquisitions += 1
-        elif self._lost_for > settings.give_up_after:
+        elif self._lost_for > self.settings.give_up_after:
             self.state = TrackState.GIVEN_UP
+        return self.state

@@ -12,26 +12,48 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PresenceSettings:
-    """When a target is tracked, doubted, lost, found again and given up; confidences are
-    calibrated, times seconds.
+    """When a target is tracked, doubted, lost, found again and given up.
+
+    Confidences are calibrated, times seconds. An image whose best candidate is below ``lost_below``
+    does not show the target: no box. Such images for ``lost_after``, or UNCERTAIN for
+    ``doubt_for``: LOST.
+
+    A lost target is found again in ``reacquire_frames`` images one after the other, within a reach
+    that is ``near`` at first and grows by ``spread`` a second, in sizes of the target (square root
+    of its area). A candidate needs ``tracking_above`` within ``near`` of where the target is
+    expected, and ``reacquire_above`` elsewhere. ``search_windows``: most windows looked at in one
+    image while lost; ``Tracker.search_budget`` may leave time for fewer.
     """
 
     tracking_above: float = 0.35
     uncertain_below: float = 0.2
     lost_below: float = 0.05
-    lost_after: float = 1.0
+    lost_after: float = 0.1
+    doubt_for: float = 1.0
     reacquire_above: float = 0.45
     reacquire_frames: int = 2
     give_up_after: float = 30.0
-    #: Most search windows looked at in one frame while lost; ``Tracker.search_budget`` may leave
-    #: time for fewer.
+    near: float = 1.5
+    spread: float = 3.0
     search_windows: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lost_below <= self.uncertain_below <= self.tracking_above <= 1:
+        thresholds = (self.lost_below, self.uncertain_below, self.tracking_above)
+        if not 0 <= thresholds[0] <= thresholds[1] <= thresholds[2] <= 1:
             raise ValueError(
-                "presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1"
+                "presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1, not "
+                + " <= ".join(f"{value:g}" for value in thresholds)
             )
+        if not 0 <= self.reacquire_above <= 1:
+            raise ValueError(f"reacquire_above must be 0 to 1, not {self.reacquire_above}")
+        for name in ("lost_after", "doubt_for", "give_up_after", "spread"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not self.near > 0:
+            raise ValueError(f"near must be above 0 sizes of the target, not {self.near}")
+        for name in ("reacquire_frames", "search_windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,11 @@ class TrackerSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrackerSettings:
-        """From ``to_dict``'s form. ValueError names unknown keys."""
+        """From ``to_dict``'s form. ValueError names unknown keys.
+
+        Presence settings from before ``near`` and ``spread`` are of a machine that went on
+        reporting a box while it saw nothing: the present defaults take their place.
+        """
         values = dict(values)
         parts = {"presence": PresenceSettings, "memory": MemorySettings}
         given = {name: values.pop(name, {}) for name in parts}
@@ -91,6 +117,8 @@ class TrackerSettings:
                 raise ValueError(
                     f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}"
                 )
+        if "near" not in given["presence"]:
+            given["presence"] = {}
         if "calibration" in values:
             values["calibration"] = tuple(values["calibration"])
         return cls(**values, **{name: parts[name](**given[name]) for name in parts})

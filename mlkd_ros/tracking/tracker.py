@@ -8,11 +8,10 @@ operations on a few hundred candidates.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,9 @@ from .engine import Engine, Region, Template, create_engine
 from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
+from .motion import CameraMotion, GroundVelocity, Observation, Point, Shift
 from .presence import Presence, TrackState, calibrated_confidence
+from .search import LostSearch
 from .settings import PresenceSettings, TrackerSettings
 
 __all__ = [
@@ -38,11 +39,16 @@ __all__ = [
 
 #: Time between two frames when the caller gives no stamps, in seconds.
 NOMINAL_PERIOD = 1.0 / 30.0
-#: A coasting target keeps this share of its velocity from frame to frame.
-_COAST_DECAY = 0.9
+#: Time constants in seconds with which the velocity of a target out of sight fades: that in the
+#: picture, while the camera's motion is unknown, and that over ground, while it is seen.
+_BLIND_COAST, _COAST = 0.3, 3.0
 #: Longest step in time that presence and coasting take at once, in seconds: after a gap in the
 #: images the target gets the chance to be seen again before it counts as lost.
 _LONGEST_STEP = 1.0
+#: A target in sight is expected on its way, at most so many seconds ahead.
+_LONGEST_LEAD = 0.1
+#: Time constant in seconds of the size that a target had when it was seen well.
+_SIZE_TIME = 1.0
 #: Another resolution of the same scene has sides of at least this many pixels, and an aspect ratio
 #: within this factor of the one before.
 _MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 2.0
@@ -56,7 +62,8 @@ _VELOCITY_GAIN = 0.3
 class TrackResult:
     """One frame's answer.
 
-    box: x, y, w, h in pixels of the full image, inside it; ``None`` when LOST or GIVEN_UP.
+    box: x, y, w, h in pixels of the full image, inside it; ``None`` for an image that does not show
+        the target, and always when LOST or GIVEN_UP.
     confidence: calibrated probability that the best candidate is right, 0..1.
     """
 
@@ -83,8 +90,11 @@ class TargetRecord:
 
 @dataclass
 class _Target:
-    """Where a target was last seen: centre and size in image pixels, velocity in pixels a
-    second; ``patch`` is the first template's.
+    """Where a target is, or would be if it was in sight: centre and size in image pixels, velocity
+    in pixels a second; ``patch`` is the first template's.
+
+    seen: where there was no doubt about it last, and sure: its size while it was seen well. Both
+    are free of what it was mistaken for while it vanished. unseen: seconds without evidence.
     """
 
     memory: TemplateMemory
@@ -96,9 +106,21 @@ class _Target:
     image_size: tuple[int, int]
     vx: float = 0.0
     vy: float = 0.0
+    seen: Point = (0.0, 0.0)
+    sure: tuple[float, float] = (0.0, 0.0)
+    unseen: float = 0.0
+    ground: GroundVelocity = field(default_factory=GroundVelocity)
     stamp: float | None = None
     #: A new view whose features the memory has yet to take in.
     view: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.seen, self.sure = (self.cx, self.cy), (self.w, self.h)
+
+    @property
+    def size(self) -> float:
+        """Square root of its area."""
+        return math.sqrt(self.w * self.h)
 
 
 @dataclass(frozen=True)
@@ -163,8 +185,8 @@ class Tracker:
         self.settings = settings
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
-        self._scan: Iterator[tuple[float, float]] = iter(())
-        self._scan_next = False
+        self._search: LostSearch | None = None
+        self._camera: CameraMotion = sibling._camera if sibling else CameraMotion()
         self._pace: _Pace = sibling._pace if sibling else _Pace()
         if sibling is None:
             engine.warm_up()
@@ -225,6 +247,7 @@ class Tracker:
         size = (frame.width, frame.height)
         self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp)
         self._presence = Presence(self.settings.presence)
+        self._search = None
 
     def record(self) -> TargetRecord:
         """The target, for ``restore``. RuntimeError without one."""
@@ -254,17 +277,23 @@ class Tracker:
             raise ValueError(f"the recorded box {record.box} is no box")
         memory = TemplateMemory(self.settings.memory, self._engine.template(record.patch[None]))
         target = _Target(memory, record.patch, x + w / 2, y + h / 2, w, h, record.image_size)
-        self._keep_inside(target)
+        _keep_inside(target)
         self._target = target
         self._presence = Presence(self.settings.presence)
         self._presence.state = record.state
         self._presence.reacquisitions = record.reacquisitions
-        self._scan = self._scan_centres(target)
+        self._search = None
+        if record.state == TrackState.LOST:
+            self._search = self._new_search(target)
+            # Nobody knows how long ago it was lost.
+            self._search.reach = math.hypot(*record.image_size)
 
     def set_presence(self, presence: PresenceSettings) -> None:
         """Other thresholds of presence, from the next image on."""
         self.settings = replace(self.settings, presence=presence)
         self._presence.settings = presence
+        if self._search is not None:
+            self._search.settings = presence
 
     def update(self, image: np.ndarray | Frame, stamp: float | None = None) -> TrackResult:
         """Find the target in the next image. ``stamp`` in seconds; without stamps 30 images a
@@ -335,52 +364,59 @@ class Tracker:
                 f"{width}x{height} images before: designate the target anew to go on in these"
             )
 
-    def _plan(self, frame: Frame, windows: int) -> _Plan:
-        """Where to look in the next image, in ``windows`` windows while lost. Changes nothing but
-        the image scale that the target is kept in, and how far the scan is.
+    @property
+    def _out_of_sight(self) -> bool:
+        """Whether the target's place has to be predicted."""
+        return self._presence.state in (TrackState.UNCERTAIN, TrackState.LOST)
+
+    def _plan(self, frame: Frame, windows: int, stamp: float | None, shift: Shift | None) -> _Plan:
+        """Where to look in the next image, in ``windows`` windows while lost. ``shift``: of the
+        picture since the last image. A lost target is moved on to its predicted place.
         """
         target = self._target
         assert target is not None  # _check_image has seen to it
         self._follow_resolution(target, frame)
-        state = self._presence.state
-        if state == TrackState.GIVEN_UP:
+        elapsed = self._elapsed(target, stamp)
+        if self._search is not None:
+            _coast(target, min(elapsed, _LONGEST_STEP), shift)
+            self._search.advance(elapsed, shift)
+            centres = self._search.centres((target.cx, target.cy), windows)
+        elif self._presence.state == TrackState.GIVEN_UP:
             centres = []
-        elif state == TrackState.LOST:
-            centres = self._search_centres(target, windows)
         else:
-            centres = [(target.cx, target.cy)]
-        ratio = self._shape.search_size / self._shape.template_size
-        side = context_side(target.w, target.h, self.settings.context_amount) * ratio
-        size = self._shape.search_size
+            centres = [_expected(target, min(elapsed, _LONGEST_LEAD))]
+        side, size = self._search_side(target), self._shape.search_size
         return _Plan(target, frame, [CropWindow.around(cx, cy, side, size) for cx, cy in centres])
 
-    def _search_centres(self, target: _Target, windows: int) -> list[tuple[float, float]]:
-        """The last place, and the next few windows of a scan that widens to the whole image.
+    def _search_side(self, target: _Target) -> float:
+        """Side of a search window in image pixels."""
+        ratio = self._shape.search_size / self._shape.template_size
+        return context_side(target.w, target.h, self.settings.context_amount) * ratio
 
-        With one window only they take turns, unless the last one looked promising.
-        """
-        here = [(target.cx, target.cy)]
-        if windows == 1:
-            self._scan_next = not self._scan_next and not self._presence.promising
-            if not self._scan_next:
-                return here
-        places = list(itertools.islice(self._scan, max(1, windows - 1)))
-        if not places:
-            self._scan = self._scan_centres(target)
-        return here + places if windows > 1 else places or here
+    def _new_search(self, target: _Target) -> LostSearch:
+        step = self._search_side(target) / 2
+        return LostSearch(
+            self.settings.presence, target.seen, target.size, step, target.image_size, target.unseen
+        )
 
     def _regions(self, plan: _Plan) -> list[Region]:
-        # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
-        # window.
-        lost = self._presence.state == TrackState.LOST
-        influence = 0.0 if lost else self.settings.window_influence
-        target = plan.target
-        return [
-            Region(window, target.memory.current, target.w, target.h, influence)
-            for window in plan.windows
-        ]
+        target, influence = plan.target, self.settings.window_influence
+        template = target.memory.current
+        if self._search is not None:
+            # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
+            # window. A sighting is confirmed by the first template alone.
+            influence = 0.0
+            if self._search.sighting is not None:
+                template = target.memory.first
+        return [Region(window, template, target.w, target.h, influence) for window in plan.windows]
 
-    def _conclude(self, plan: _Plan, found: np.ndarray, stamp: float | None) -> TrackResult:
+    def _conclude(
+        self,
+        plan: _Plan,
+        found: np.ndarray,
+        stamp: float | None,
+        camera: Observation | None,
+    ) -> TrackResult:
         """From the best candidate of each planned window, ``(n, 6)``, to the target's new place and
         state.
         """
@@ -389,34 +425,71 @@ class Tracker:
         step = min(elapsed, _LONGEST_STEP)
         target.stamp = stamp
         if not plan.windows:
-            return self._result(target, 0.0)
-        lost = self._presence.state == TrackState.LOST
-        best = int(found[:, 4].argmax())
-        candidate = _candidate(plan.windows[best], *found[best].tolist())
-        confidence = calibrated_confidence(candidate.score, *self.settings.calibration)
-        if lost:
-            self._look_again(target, candidate, confidence)
-        elif confidence >= self.settings.presence.lost_below:
-            self._follow(target, candidate, elapsed)
+            return self._result(target, 0.0, seen=False)
+        candidates = [
+            _candidate(window, *row)
+            for window, row in zip(plan.windows, found.tolist(), strict=True)
+        ]
+        if self._search is not None:
+            return self._conclude_lost(target, self._search, candidates, step)
+        candidate = candidates[0]
+        confidence = self._confidence(candidate)
+        seen = confidence >= self.settings.presence.lost_below
+        if seen:
+            self._follow(target, candidate, confidence, elapsed)
         else:
-            self._coast(target, step)
-        self._keep_inside(target)
+            target.unseen += elapsed
+            _coast(target, step, camera.shift if camera and camera.single else None)
+        well_seen = confidence >= self.settings.memory.above
+        target.ground.wait(elapsed)
+        if camera is not None:
+            place = (target.cx, target.cy) if well_seen else None
+            target.ground.measure(place, camera.shift, target.size)
         state = self._presence.step(confidence, step)
-        if state == TrackState.LOST and not lost:
-            self._scan = self._scan_centres(target)
+        if state == TrackState.LOST:
+            # The size it had while it vanished may be that of the part still seen, the one before
+            # may be out of date: the geometric mean of both.
+            target.w = math.sqrt(target.w * target.sure[0])
+            target.h = math.sqrt(target.h * target.sure[1])
+            self._search = self._new_search(target)
         elif state == TrackState.TRACKING and target.memory.due(confidence, step):
             target.view = self._patch(plan.frame, target.cx, target.cy, target.w, target.h)
-        return self._result(target, confidence)
+        return self._result(target, confidence, seen)
 
-    def _look_again(self, target: _Target, candidate: _Candidate, confidence: float) -> None:
-        """Search around a promising place first in the next image: one resemblance alone is no
-        re-acquisition.
-        """
-        if confidence >= self.settings.presence.reacquire_above:
-            target.cx, target.cy = candidate.cx, candidate.cy
-            target.vx = target.vy = 0.0
+    def _confidence(self, candidate: _Candidate) -> float:
+        return calibrated_confidence(candidate.score, *self.settings.calibration)
 
-    def _follow(self, target: _Target, candidate: _Candidate, elapsed: float) -> None:
+    def _conclude_lost(
+        self, target: _Target, search: LostSearch, candidates: list[_Candidate], step: float
+    ) -> TrackResult:
+        """The state of a lost target after a look at ``candidates``."""
+        predicted = target.cx, target.cy
+        chosen, best, highest = None, -math.inf, 0.0
+        for candidate in candidates:
+            confidence = self._confidence(candidate)
+            highest = max(highest, confidence)
+            rank = search.rank((candidate.cx, candidate.cy), confidence, predicted)
+            if rank is not None and rank > best:
+                chosen, best = candidate, rank
+        expected = search.sighting
+        search.sighting = None if chosen is None else (chosen.cx, chosen.cy)
+        state = self._presence.search(chosen is not None, step)
+        if state != TrackState.LOST:
+            self._search = None
+        if chosen is None or state != TrackState.TRACKING:
+            return self._result(target, highest, seen=False)
+        expected = expected or (chosen.cx, chosen.cy)
+        # The sighting before was moved on by the picture's shift; the rest is its own motion.
+        target.vx = (chosen.cx - expected[0] + search.shift[0]) / step
+        target.vy = (chosen.cy - expected[1] + search.shift[1]) / step
+        target.cx, target.cy, target.w, target.h = chosen.cx, chosen.cy, chosen.w, chosen.h
+        target.seen, target.sure, target.unseen = (chosen.cx, chosen.cy), (chosen.w, chosen.h), 0.0
+        _keep_inside(target)
+        return self._result(target, self._confidence(chosen), seen=True)
+
+    def _follow(
+        self, target: _Target, candidate: _Candidate, confidence: float, elapsed: float
+    ) -> None:
         """Take the candidate's centre; approach its size by a rate that grows with its score."""
         rate = candidate.penalty * candidate.score * self.settings.size_lr
         if elapsed > 0:
@@ -425,22 +498,13 @@ class Tracker:
         target.cx, target.cy = candidate.cx, candidate.cy
         target.w += rate * (candidate.w - target.w)
         target.h += rate * (candidate.h - target.h)
-
-    def _coast(self, target: _Target, elapsed: float) -> None:
-        """Go on with the last velocity, fading, while nothing in the search region looks like the
-        target.
-        """
-        target.cx += target.vx * elapsed
-        target.cy += target.vy * elapsed
-        target.vx *= _COAST_DECAY
-        target.vy *= _COAST_DECAY
-
-    def _keep_inside(self, target: _Target) -> None:
-        width, height = target.image_size
-        target.cx = min(max(target.cx, 0.0), float(width))
-        target.cy = min(max(target.cy, 0.0), float(height))
-        target.w = min(max(target.w, 4.0), float(width))
-        target.h = min(max(target.h, 4.0), float(height))
+        target.unseen = 0.0
+        _keep_inside(target)
+        if confidence >= self.settings.presence.tracking_above:
+            target.seen = target.cx, target.cy
+        if confidence >= self.settings.memory.above:
+            (w, h), gain = target.sure, min(1.0, elapsed / _SIZE_TIME)
+            target.sure = w + gain * (target.w - w), h + gain * (target.h - h)
 
     def _follow_resolution(self, target: _Target, frame: Frame) -> None:
         """A camera that changes its resolution shows the same scene: the target's place scales with
@@ -453,8 +517,11 @@ class Tracker:
         target.cx, target.w, target.vx = target.cx * sx, target.w * sx, target.vx * sx
         target.cy, target.h, target.vy = target.cy * sy, target.h * sy, target.vy * sy
         target.image_size = (frame.width, frame.height)
-        if self._presence.state == TrackState.LOST:
-            self._scan = self._scan_centres(target)
+        target.seen = target.seen[0] * sx, target.seen[1] * sy
+        target.sure = target.sure[0] * sx, target.sure[1] * sy
+        target.ground.scaled(sx, sy)
+        if self._search is not None:
+            self._search.scaled(sx, sy, target.image_size)
 
     @staticmethod
     def _elapsed(target: _Target, stamp: float | None) -> float:
@@ -465,23 +532,10 @@ class Tracker:
             return NOMINAL_PERIOD
         return stamp - target.stamp
 
-    def _scan_centres(self, target: _Target) -> Iterator[tuple[float, float]]:
-        """Centres of half-overlapping search windows over the whole image, nearest to the last
-        place first.
-        """
-        ratio = self._shape.search_size / self._shape.template_size
-        step = max(8.0, context_side(target.w, target.h, self.settings.context_amount) * ratio / 2)
-        width, height = target.image_size
-        columns = np.linspace(0, width, max(2, math.ceil(width / step)) + 1)
-        rows = np.linspace(0, height, max(2, math.ceil(height / step)) + 1)
-        grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
-        distance = np.hypot(grid[:, 0] - target.cx, grid[:, 1] - target.cy)
-        return iter([(float(x), float(y)) for x, y in grid[np.argsort(distance, kind="stable")]])
-
-    def _result(self, target: _Target, confidence: float) -> TrackResult:
+    def _result(self, target: _Target, confidence: float, seen: bool) -> TrackResult:
         state = self._presence.state
         box = None
-        if state in (TrackState.TRACKING, TrackState.UNCERTAIN):
+        if seen and state in (TrackState.TRACKING, TrackState.UNCERTAIN):
             width, height = target.image_size
             left, top = max(target.cx - target.w / 2, 0.0), max(target.cy - target.h / 2, 0.0)
             right, bottom = (
@@ -490,6 +544,36 @@ class Tracker:
             )
             box = (left, top, right - left, bottom - top)
         return TrackResult(box, confidence, state, self._presence.reacquisitions)
+
+
+def _expected(target: _Target, lead: float) -> Point:
+    """Where a target in sight will be in ``lead`` seconds, inside the image."""
+    width, height = target.image_size
+    x, y = target.cx + target.vx * lead, target.cy + target.vy * lead
+    return min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
+
+
+def _coast(target: _Target, elapsed: float, shift: Shift | None) -> None:
+    """Take a target out of sight to where it would be ``elapsed`` seconds later, perhaps outside
+    the image: by its own motion and the camera's, or going on as before where that is not known.
+    """
+    if shift is None:
+        fading = math.exp(-elapsed / _BLIND_COAST)
+        target.vx, target.vy = target.vx * fading, target.vy * fading
+    else:
+        target.ground.fade(math.exp(-elapsed / _COAST))
+        vx, vy = target.ground.value
+        target.vx, target.vy = vx + shift[0] / elapsed, vy + shift[1] / elapsed
+    target.cx += target.vx * elapsed
+    target.cy += target.vy * elapsed
+
+
+def _keep_inside(target: _Target) -> None:
+    width, height = target.image_size
+    target.cx = min(max(target.cx, 0.0), float(width))
+    target.cy = min(max(target.cy, 0.0), float(height))
+    target.w = min(max(target.w, 4.0), float(width))
+    target.h = min(max(target.h, 4.0), float(height))
 
 
 def _candidate(
@@ -524,7 +608,9 @@ def update_together(
         tracker.settle()
     most = trackers[0].settings.presence.search_windows
     windows = pace.windows(len(trackers), most)
-    plans = [tracker._plan(frame, windows) for tracker in trackers]
+    camera = trackers[0]._camera.look(frame, any(tracker._out_of_sight for tracker in trackers))
+    shift = camera.shift if camera and camera.single else None
+    plans = [tracker._plan(frame, windows, stamp, shift) for tracker in trackers]
     regions = [
         region
         for tracker, plan in zip(trackers, plans, strict=True)
@@ -538,7 +624,7 @@ def update_together(
     results, first = [], 0
     for tracker, plan in zip(trackers, plans, strict=True):
         last = first + len(plan.windows)
-        results.append(tracker._conclude(plan, found[first:last], stamp))
+        results.append(tracker._conclude(plan, found[first:last], stamp, camera))
         first = last
     return results
 
