@@ -125,15 +125,15 @@ class Wire:
         await self.socket.send_str(json.dumps(message))
 
     async def receive(self, kind: str, timeout: float = 60.0) -> dict[str, Any]:
-        """The next text of that type; pictures and other texts are passed over."""
+        """The next text of that type; others are passed over, and pictures acknowledged."""
         end = time.monotonic() + timeout
         while True:
             message = await self.socket.receive(max(end - time.monotonic(), 0.01))
             assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
-            if message.type == aiohttp.WSMsgType.TEXT:
-                content = json.loads(message.data)
-                if content["type"] == kind:
-                    return content
+            if message.type == aiohttp.WSMsgType.BINARY:
+                await self.send(type="ack")
+            elif (content := json.loads(message.data))["type"] == kind:
+                return content
 
     async def picture(self, timeout: float = 60.0) -> tuple[dict[str, Any], bytes]:
         """The next picture: its header and the JPEG."""

@@ -258,7 +258,7 @@ async def _pictures(address: str, observer: Observer) -> None:
     async with session() as http:
         wire = await Wire.open(http, address)
         while (await wire.receive("link"))["tracker_rate"] == 0:
-            await wire.send(type="ack")  # until the tracker has loaded
+            pass  # until the tracker has loaded
         stamps = set()
         for _ in range(5):
             status = await wire.receive("status")
