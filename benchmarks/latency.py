@@ -9,8 +9,7 @@ Cases of one table run in turns of ten images, so that whatever else the machine
 them alike. Times are wall-clock milliseconds. The target's search region has the same size in every
 image size, as when a camera with more pixels sees a larger scene.
 
-Leave the machine alone meanwhile; every table says the load around it. Pinning everything to one
-core is no remedy: OpenCV's CSRT takes eight times as long there.
+Leave the machine alone meanwhile; every table says the load around it.
 """
 
 from __future__ import annotations

@@ -170,6 +170,9 @@ class CudaEngine(Engine):
 
     def template(self, patches: np.ndarray) -> Template:
         """See ``Engine.template``."""
+        if self._on_cuda:
+            # Memory of a template given up may still be read by mixing, on the default stream.
+            self._stream.wait_stream(torch.cuda.default_stream(self._device))
         with torch.inference_mode(), self._on_stream():
             images = torch.from_numpy(patches).to(self._device).permute(0, 3, 1, 2)
             template = tuple(self._student.template(images.to(self._dtype)))
