@@ -238,6 +238,9 @@ def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
         )
     if not snapshot.states:
         return DiagnosticStatus.OK, "no target"
+    if snapshot.silent:
+        seen = ", ".join(f"target {key} was {s.name}" for key, s in snapshot.states.items())
+        return DiagnosticStatus.WARN, f"no images for {snapshot.silence:.1f} s: {seen}"
     text = ", ".join(f"target {key} {state.name}" for key, state in snapshot.states.items())
     lost = any(state >= TrackState.LOST for state in snapshot.states.values())
     return DiagnosticStatus.WARN if lost else DiagnosticStatus.OK, text

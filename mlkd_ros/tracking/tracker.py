@@ -18,6 +18,7 @@ import numpy as np
 
 from .candidates import STUDENT_SHAPES
 from .checkpoint import Checkpoint, load_checkpoint
+from .encoding import UnusableImageError
 from .engine import Engine, Region, Template, create_engine
 from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
@@ -50,8 +51,8 @@ _LONGEST_LEAD = 0.1
 #: Time constant in seconds of the size that a target had when it was seen well.
 _SIZE_TIME = 1.0
 #: Another resolution of the same scene has sides of at least this many pixels, and an aspect ratio
-#: within this factor of the one before.
-_MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 2.0
+#: within this factor of the one before: 16:9 squeezed into 5:4, but no picture that is turned.
+_MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 1.5
 #: Weight of the newest cost in the mean cost of a search window.
 _COST_GAIN = 0.2
 #: Weight of the newest displacement in the velocity estimate.
@@ -348,8 +349,8 @@ class Tracker:
         return Tracker(self._engine, self.settings, sibling=self)
 
     def _check_image(self, frame: Frame) -> None:
-        """Raises RuntimeError without a target, and ValueError for an image that cannot be of the
-        scene that the target was seen in.
+        """Raises RuntimeError without a target, and UnusableImageError for an image that cannot be
+        of the scene that the target was seen in.
         """
         if self._target is None:
             raise RuntimeError("no target: call init(image, box) first")
@@ -359,9 +360,10 @@ class Tracker:
         change = (frame.width / frame.height) / (width / height)
         too_small = min(frame.width, frame.height) < _MIN_IMAGE_SIDE
         if too_small or not 1 / _MAX_ASPECT_CHANGE <= change <= _MAX_ASPECT_CHANGE:
-            raise ValueError(
+            raise UnusableImageError(
+                "pixels",
                 f"a {frame.width}x{frame.height} image cannot show the scene of the "
-                f"{width}x{height} images before: designate the target anew to go on in these"
+                f"{width}x{height} images before: designate the target anew to go on in these",
             )
 
     @property

@@ -70,6 +70,7 @@ def test_about_the_images(change: dict, level: bytes, words: str) -> None:
         ({}, OK, "target 1 TRACKING"),
         ({"states": {}}, OK, "no target"),
         ({"states": {"1": TrackState.LOST}}, WARN, "target 1 LOST"),
+        ({"silent": True, "silence": 2.0}, WARN, "no images for 2.0 s: target 1 was TRACKING"),
         ({"phase": Phase.CONFIGURING}, OK, "loading"),
         ({"phase": Phase.INACTIVE}, STALE, "inactive: not tracking"),
         ({"fallback": "the GPU failed"}, WARN, "the GPU failed"),
