@@ -244,6 +244,14 @@ def camera_of(arguments: argparse.Namespace) -> contextlib.AbstractContextManage
     return executable("night_camera", **parameters)
 
 
+def history_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """Parameters for a history of about three seconds that is bounded by its bytes: by time, the
+    memory would go up and down with the images that a busy machine lets through.
+    """
+    nbytes = arguments.size[0] * arguments.size[1] * 3 * arguments.rate * 3
+    return {"history_duration": 60.0, "history_megabytes": max(1, int(nbytes) >> 20)}
+
+
 def sample(pid: int, seconds: float, statuses: Sequence[TrackStatus]) -> Sample:
     """What a process holds now, and the interval that `statuses`, at least two, are of."""
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
@@ -356,7 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     station = Station(not arguments.no_overlay)
     try:
         camera = camera_of(arguments)
-        with executable("tracker", device=arguments.device) as tracker, camera:
+        history = history_of(arguments)
+        with executable("tracker", device=arguments.device, **history) as tracker, camera:
             alive = run(arguments, station, tracker)
     except (RuntimeError, TimeoutError) as error:
         print(f"soak: {error}", file=sys.stderr)
