@@ -5,8 +5,9 @@
     python benchmarks/node_load.py --seconds 3 --rates 30
 
 This process is the camera, the node runs in a process of its own with the package's DDS profile.
-Transport is measured by a subscriber that does nothing, in the node's place. The last table counts
-what the node's own code allocates for an image.
+Transport is measured at the same time by a subscriber that does nothing, in a process of its own:
+the node's overhead is, image by image, its time from stamp to publishing without that and without
+the tracker's update. The last table counts what the node's own code allocates for an image.
 """
 
 from __future__ import annotations
@@ -128,10 +129,11 @@ def resident_megabytes(pid: int) -> float:
 
 def load_row(camera: Camera, rate: float, arguments: argparse.Namespace) -> str:
     """One rate: a fresh node, a target, the stream; a line of the table."""
-    process = start_tracker(arguments)
+    process, probe = start_tracker(arguments), Probe()
     try:
         camera.statuses.clear()
         camera.wait(lambda: bool(camera.statuses), "status of the node")
+        camera.wait(lambda: camera.subscribers == 2, "transport probe")
         camera.designate()
         camera.stream(rate, 1.0)
         time.sleep(0.3)
@@ -146,12 +148,14 @@ def load_row(camera: Camera, rate: float, arguments: argparse.Namespace) -> str:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(20)
+        arrivals = probe.stop()
     statuses = list(camera.statuses)
     last = statuses[-1]
     latency = np.array([status.latency for status in statuses]) * 1e3
     update = np.array([status.processing_time for status in statuses]) * 1e3
-    transport = transport_latency(camera, rate, arguments)
-    overhead = float(np.median(latency - update)) - transport
+    transport = np.array(
+        [arrivals.get(messages.nanoseconds(s.header.stamp), np.nan) for s in statuses]
+    )
     states = {status.state for status in statuses}
     if not states <= {TrackStatus.TRACKING, TrackStatus.UNCERTAIN}:
         print(f"(the target was lost at {rate:g} Hz: figures are of the search)")
@@ -160,36 +164,41 @@ def load_row(camera: Camera, rate: float, arguments: argparse.Namespace) -> str:
         f"| {last.frames_processed - before.frames_processed} "
         f"| {last.frames_dropped - before.frames_dropped} | {100 * busy / seconds:.0f}% "
         f"| {memory:.0f} | {np.median(latency):.1f} / {np.percentile(latency, 99):.1f} "
-        f"| {transport:.1f} | {np.median(update):.1f} | {overhead:.1f} |"
+        f"| {np.nanmedian(transport):.1f} | {np.median(update):.1f} "
+        f"| {np.nanmedian(latency - update - transport):.1f} |"
     )
 
 
-def transport_latency(camera: Camera, rate: float, arguments: argparse.Namespace) -> float:
-    """Median milliseconds from a stamp to the callback of a subscriber that does nothing else."""
-    camera.wait(lambda: camera.subscribers == 0, "end of the node")
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_listen, args=(theirs,))
-    process.start()
-    camera.wait(lambda: camera.subscribers > 0, "transport probe")
-    camera.stream(rate, min(arguments.seconds, 10.0))
-    ours.send("enough")
-    values = ours.recv()
-    process.join()
-    return float(np.median(values))
+class Probe:
+    """A process that subscribes to the images beside the node, and does nothing else."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_listen, args=(theirs,))
+        self._process.start()
+
+    def stop(self) -> dict[int, float]:
+        """Milliseconds from the stamp to the callback, by the stamp in nanoseconds."""
+        self._pipe.send("enough")
+        arrivals: dict[int, float] = self._pipe.recv()
+        self._process.join()
+        return arrivals
 
 
 def _listen(connection: Connection) -> None:
     rclpy.init()
     node = rclpy.create_node("probe", namespace="mlkd")
-    values: list[float] = []
+    arrivals: dict[int, float] = {}
 
     def on_image(message: Image) -> None:
-        values.append((time.time_ns() - messages.nanoseconds(message.header.stamp)) * 1e-6)
+        stamp = messages.nanoseconds(message.header.stamp)
+        arrivals[stamp] = (time.time_ns() - stamp) * 1e-6
 
     node.create_subscription(Image, "image", on_image, QOS)
     while not connection.poll():
         rclpy.spin_once(node, timeout_sec=0.05)
-    connection.send(values)
+    connection.send(arrivals)
     rclpy.shutdown()
 
 
@@ -213,6 +222,7 @@ def table_allocations(size: tuple[int, int], arguments: argparse.Namespace) -> N
             targets.designate(Designation(scene.boxes(0)[0]), history, 0.1)
         reports = targets.step(held)
         messages.detections(message.header, reports, "target")
+        targets.settle()
         peaks.append(tracemalloc.get_traced_memory()[1] - held_before)
     tracemalloc.stop()
     steady, whole = peaks[20:], size[0] * size[1] * 3
