@@ -50,6 +50,11 @@ class Code(enum.IntEnum):
     UNUSABLE_IMAGE = 6
     NOT_READY = 7
     INTERNAL_ERROR = 8
+    INVALID_TARGET_ID = 9
+
+
+#: Names are repeated in every message, log line and file.
+MAX_ID_LENGTH = 64
 
 
 class DesignationError(Exception):
@@ -222,6 +227,7 @@ class TargetSet:
         than fit into it, they are skipped evenly, those that arrive meanwhile included. The
         newest one is never skipped. Raises DesignationError.
         """
+        _check_id(request.target_id)
         replaced = self._to_replace(request.target_id)
         start = image_seen(request.stamp, history)
         box = _full_resolution(request, start)
@@ -288,6 +294,16 @@ def image_seen(stamp: int, history: FrameHistory) -> HeldFrame:
         return history.at(stamp)
     except StampOutsideHistoryError as error:
         raise DesignationError(Code.STAMP_OUTSIDE_HISTORY, str(error)) from error
+
+
+def _check_id(target_id: str) -> None:
+    """Raise DesignationError for a name that must not get into messages and logs."""
+    if len(target_id) > MAX_ID_LENGTH or not target_id.isprintable():
+        raise DesignationError(
+            Code.INVALID_TARGET_ID,
+            f"target_id {target_id[:MAX_ID_LENGTH]!r} has {len(target_id)} characters: it must be "
+            f"at most {MAX_ID_LENGTH}, all of them printable",
+        )
 
 
 def _full_resolution(request: Designation, held: HeldFrame) -> Box:

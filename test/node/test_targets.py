@@ -156,6 +156,8 @@ def test_catching_up_ends_though_images_come_faster_than_it_tracks(
         ((5, 5, 20, 20), {"image_size": (160, 0)}, Code.INVALID_BOX, "both"),
         ((400, 5, 20, 20), {}, Code.BOX_OUTSIDE_IMAGE, "320x240"),
         ((5, -500, 20, 20), {}, Code.BOX_OUTSIDE_IMAGE, "320x240"),
+        ((5, 5, 20, 20), {"target_id": "x" * 65}, Code.INVALID_TARGET_ID, "at most 64"),
+        ((5, 5, 20, 20), {"target_id": "a\nb"}, Code.INVALID_TARGET_ID, "printable"),
         ((5, 5, 20, 20), {"stamp": 5}, Code.STAMP_OUTSIDE_HISTORY, "history of 30 images spans"),
     ],
 )

@@ -9,7 +9,7 @@ const COLOURS = { TRACKING: "#5ae678", UNCERTAIN: "#ffbe3c", LOST: "#ff5f5f", GI
 const NOTES = {
   IDLE: "Drag a box around the target.",
   TRACKING: "",
-  UNCERTAIN: "Weak evidence: the box is a best guess.",
+  UNCERTAIN: "Weak evidence. A box is the best guess; none means not seen now.",
   LOST: "Not seen. Searching.",
   GIVEN_UP: "Not seen for too long. Designate it again.",
 };
