@@ -46,6 +46,9 @@ _BLIND_COAST, _COAST = 0.3, 3.0
 #: Longest step in time that presence and coasting take at once, in seconds: after a gap in the
 #: images the target gets the chance to be seen again before it counts as lost.
 _LONGEST_STEP = 1.0
+#: Shortest time between two images that is believed, in seconds: a burst of images with nearly the
+#: same stamp must not look like a target at the speed of sound.
+_SHORTEST_STEP = 1.0 / 240.0
 #: A target in sight is expected on its way, at most so many seconds ahead.
 _LONGEST_LEAD = 0.1
 #: Time constant in seconds of the size that a target had when it was seen well.
@@ -532,7 +535,7 @@ class Tracker:
         """
         if stamp is None or target.stamp is None or stamp <= target.stamp:
             return NOMINAL_PERIOD
-        return stamp - target.stamp
+        return max(stamp - target.stamp, _SHORTEST_STEP)
 
     def _result(self, target: _Target, confidence: float, seen: bool) -> TrackResult:
         state = self._presence.state
