@@ -13,9 +13,9 @@ writes. It leaves images out rather than falling behind, so memory is bounded.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -386,6 +386,9 @@ def main(args: Sequence[str] | None = None) -> int:
         keep_free=given.keep_free << 20,
     )
     cv2.setNumThreads(1)  # the other cores are the tracker's
+    # rclpy ends its context on this signal. Python's own KeyboardInterrupt beside that may come up
+    # in the middle of a message, and would leave the bag unfinished.
+    signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init(args=arguments)
     try:
         node = Recorder(_bag_path(given.bag), settings)
@@ -401,10 +404,17 @@ def _run(node: Recorder) -> int:
     node.get_logger().info(f"recording to {node.path}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+    try:
         while not node.failure:
             executor.spin_once(timeout_sec=0.5)
-    node.close()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        # Told to end while it took a message: rclpy finds its context gone in the middle of it.
+        if rclpy.ok():
+            raise
+    finally:
+        node.close()
     print(
         f"recorder: {node.path}: {node.images_written} images, {node.images_left_out} left out, "
         f"{node.messages_left_out} other messages left out",

@@ -115,6 +115,8 @@ class TrackerNode(LifecycleNode):
         steps = (self.trigger_configure, self.trigger_activate)
         if all(step() == TransitionCallbackReturn.SUCCESS for step in steps):
             return True
+        if not self.context.ok():
+            raise ExternalShutdownException  # told to end while it was loading: no failure
         self.get_logger().fatal(
             "the node ends, for it cannot start; with autostart:=false it would wait to be "
             "configured again"
@@ -605,6 +607,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ParameterError, ParameterException) as error:
         rclpy.logging.get_logger("tracker").fatal(str(error))
         return 1
+    except Exception:
+        # Told to end while it took a message: rclpy finds its context gone in the middle of it.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.close()

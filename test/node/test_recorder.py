@@ -259,7 +259,7 @@ def test_memory_is_bounded_when_images_come_faster_than_they_can_be_written(
     for _ in range(60):
         aircraft.images.publish(message)
     assert memory() - before < 200, "60 of these images are 360 MiB"
-    assert recorder.stop() == 0
+    assert recorder.stop() == 0, recorder.output
     assert "left out" in recorder.output
 
 

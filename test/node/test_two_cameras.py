@@ -98,7 +98,14 @@ def test_neither_processes_images_of_the_other(
 def test_names_in_the_graph(stations: dict[str, GroundStation]) -> None:
     node = stations["left"].node
     for side, (_, topic) in CAMERAS.items():
-        assert ("tracker", f"/{side}") in node.get_node_names_and_namespaces()
+        # Names of nodes are discovered apart from their topics, and later on a busy machine.
+        wait_until(
+            lambda tracker=("tracker", f"/{side}"): (
+                tracker in node.get_node_names_and_namespaces()
+            ),
+            20,
+            f"the tracker of {side}",
+        )
         assert node.count_subscribers(topic) == 1
         for name in ("detections", "status"):
             assert node.count_publishers(f"/{side}/{name}") == 1

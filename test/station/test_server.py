@@ -259,6 +259,9 @@ async def _pictures(address: str, observer: Observer) -> None:
         wire = await Wire.open(http, address)
         while (await wire.receive("link"))["tracker_rate"] == 0:
             pass  # until the tracker has loaded
+        known = len(observer.statuses)
+        while len(observer.statuses) == known:
+            await asyncio.sleep(0.05)  # until the observer has found it as well
         stamps = set()
         for _ in range(5):
             status = await wire.receive("status")
