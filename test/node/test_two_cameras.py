@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -36,9 +37,19 @@ def stations() -> Iterator[dict[str, GroundStation]]:
             if parameters:
                 station.node.destroy_publisher(station.images)
                 station.images = station.node.create_publisher(Image, topic, 10)
-        for station in stations.values():
+        for side, station in stations.items():
             station.connect(60.0)
+            wait_until(lambda one=station: answered(one), 60, f"an answer from {side}")
         yield stations
+
+
+def answered(station: GroundStation) -> bool:
+    """Send an image; whether one has come through: the tracker may find the camera later than the
+    camera finds the tracker, and loses what is sent meanwhile.
+    """
+    station.images.publish(image_of(Scene().image(0), station.now()))
+    time.sleep(0.2)
+    return bool(station.detections)
 
 
 def show(
