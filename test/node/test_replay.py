@@ -343,9 +343,7 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
             and (said := ground.detections.get(stamp)) is not None
             and said.detections
         ]
-        # How many the tracker gets to is the machine's affair; once designated, all have it.
-        processed = sum(status.state != 0 for status in ground.statuses)
-        assert len(overlaps) >= max(5, processed - 2)
+        assert len(overlaps) > 15
         assert np.median(overlaps) > 0.5
         assert {message.width for message in infos} == {scene.width}
     finally:
