@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks of night-time and UAV tracking on disk, in the layouts in which they are published.
 
-- NAT2021-test, NAT2021-L-test, DarkTrack2021: ``data_seq/<sequence>/*.jpg`` and
+- NAT2021-train, NAT2021-test, NAT2021-L-test, DarkTrack2021: ``data_seq/<sequence>/*.jpg`` and
   ``anno/<sequence>.txt``;
 - UAVDark135: ``Sequences/<sequence>/*.jpg`` (or ``data_seq``), ``anno/<sequence>.txt``;
 - UAV123: ``data_seq/UAV123/<folder>/*.jpg``, ``anno/UAV123/<sequence>.txt`` and
@@ -51,6 +51,8 @@ LAYOUTS = {
     "UAV123": _Layout(("", "UAV123"), ("data_seq/UAV123",), ("anno/UAV123",), night=False),
 }
 """The published benchmarks by the names that the command line takes."""
+TRAINING_ONLY = {"NAT2021-train": _Layout(("", "train", "NAT2021-train", "NAT2021/train"))}
+"""Published without boxes: the annotations are pseudo-annotations, and it is no benchmark."""
 
 # Number of the first frame of those sequences of UAV123 that begin within a longer video.
 _UAV123_STARTS = {
@@ -94,7 +96,7 @@ def load_benchmark(name: str, root: Path, problems: Problems | None = None) -> l
     """Load a published benchmark, by name of its sequences.
 
     Args:
-        name: A key of :data:`LAYOUTS`.
+        name: A key of :data:`LAYOUTS` or :data:`TRAINING_ONLY`.
         root: The folder that holds the benchmark's folders, or the one above.
         problems: Where to say what is wrong with sequences, which are left out then; without it
             the first such sequence is an error.
@@ -104,9 +106,10 @@ def load_benchmark(name: str, root: Path, problems: Problems | None = None) -> l
         DatasetError: There is no such data set in ``root``, or (see ``problems``) a sequence of it
             is wrong, or all are; the file is named.
     """
-    if name not in LAYOUTS:
-        raise ValueError(f"benchmark must be one of {', '.join(LAYOUTS)}, not {name!r}")
-    layout = LAYOUTS[name]
+    layouts = {**LAYOUTS, **TRAINING_ONLY}
+    if name not in layouts:
+        raise ValueError(f"benchmark must be one of {', '.join(layouts)}, not {name!r}")
+    layout = layouts[name]
     frames, annotations = _find(name, layout, root)
     tables = sorted(annotations.glob("*.txt"))
     if not tables:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TEMPLATE_SIDE = 127
 SEARCH_SIDE = 255
+#: Smaller search regions about the same centre, as flown when a target is where it was expected.
+NEAR_SIDES = (159, 191)
 
 
 @dataclass(frozen=True)
@@ -503,6 +505,22 @@ def collate_pairs(pairs: Sequence[TrainingPair]) -> dict[str, torch.Tensor]:
         if getattr(pairs[0], name) is not None:
             batch[name] = images([getattr(pair, name) for pair in pairs])
     return batch
+
+
+def narrowed(batch: dict[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:
+    """A batch whose search patches are the middle ``side`` x ``side`` pixels of those of ``batch``,
+    with the boxes in these; ``side`` is odd, as the patches' sides are.
+    """
+    margin = (batch["search"].shape[-1] - side) // 2
+    inner = slice(margin, margin + side)
+    narrow = {
+        name: value[:, :, inner, inner]
+        for name, value in batch.items()
+        if name in ("search", "clean_search")
+    }
+    box = batch["box"] - float(margin)
+    shown = batch["positive"][:, None]
+    return {**batch, **narrow, "box": box.where(shown, batch["box"])}
 
 
 def _one_thread(_: int) -> None:

@@ -95,6 +95,8 @@ class TrainingConfig:
     ema: decay of the averaged weights, which are what is evaluated and shipped.
     regression_weight: of the regression loss (1.2 in arXiv 2312.07884).
     gradient_clip: largest norm of a step's gradient, of each student.
+    near: share of the steps whose search regions are cut to one of ``sampler.NEAR_SIDES``, so that
+        the student is at home in the smaller regions of the near look in flight.
     save_every, log_every: steps between checkpoints and between lines of ``log.csv``.
     sampler: augmentation and night share, see ``data.sampler.SamplerSettings``.
     distillation: used where there is a teacher.
@@ -118,6 +120,7 @@ class TrainingConfig:
     ema: float = 0.998
     regression_weight: float = 1.2
     gradient_clip: float = 10.0
+    near: float = 0.0
     save_every: int = 250
     log_every: int = 20
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
@@ -130,6 +133,8 @@ class TrainingConfig:
         for name in ("steps", "batch", "epoch", "save_every", "log_every", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.near <= 1:
+            raise ValueError(f"near must be a share, 0 to 1, not {self.near:g}")
         if not 0 < self.final_rate <= 1:
             raise ValueError(f"final_rate must be above 0 and at most 1, not {self.final_rate:g}")
 

@@ -53,13 +53,43 @@ def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
     return load_nanotrack_v3(path), "mobile_s16"
 
 
-class Teacher(nn.Module):
-    """Enhancer and tracker, or an ensemble of trackers of one architecture, frozen.
+class Ensemble(nn.Module):
+    """Trackers of one architecture as one network in eval mode, batch norms folded: the mean of
+    their logits and of their regression maps, and the first one's correlation maps.
+    """
 
-    Of an ensemble the mean of logits and of regression maps is taught, and the first one's
-    correlation maps. ``teacher_input`` is ``enhanced`` (the patches that the students see, enhanced
-    where they are dark) or ``clean`` (patches before they were darkened; real night patches are
-    enhanced).
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(fuse_batch_norm(copy.deepcopy(n).eval()) for n in networks)
+
+    def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """The networks' template features, one after the other."""
+        return tuple(part for network in self.networks for part in network.template(patch))  # type: ignore[operator]
+
+    def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
+        """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
+        count = len(self.networks)
+        parts = len(template) // count
+        outputs: list[StudentOutput] = [
+            network.search(patch, *template[i * parts : (i + 1) * parts])  # type: ignore[operator]
+            for i, network in enumerate(self.networks)
+        ]
+        classification, regression = (
+            torch.stack([output[part].float() for output in outputs]).sum(0) / count  # type: ignore[union-attr]
+            for part in (0, 1)
+        )
+        return StudentOutput(classification, regression, outputs[0].correlation)
+
+    def forward(self, template_patch: Tensor, search_patch: Tensor) -> StudentOutput:
+        """Both branches at once."""
+        return self.search(search_patch, *self.template(template_patch))
+
+
+class Teacher(nn.Module):
+    """Enhancer and tracker, or an ``Ensemble`` of several, frozen.
+
+    ``teacher_input`` is ``enhanced`` (the patches that the students see, enhanced where they are
+    dark) or ``clean`` (patches before they were darkened; real night patches are enhanced).
     """
 
     def __init__(
@@ -68,7 +98,7 @@ class Teacher(nn.Module):
         super().__init__()
         if teacher_input not in ("enhanced", "clean"):
             raise ValueError(f"teacher_input must be enhanced or clean, not {teacher_input!r}")
-        self.networks = nn.ModuleList(fuse_batch_norm(copy.deepcopy(n).eval()) for n in networks)
+        self.network = Ensemble(networks)
         self.enhancer = enhancer
         self.teacher_input = teacher_input
         self.head = Head.of(networks[0])
@@ -91,13 +121,7 @@ class Teacher(nn.Module):
     def forward(self, batch: Batch) -> TeacherView:
         """Everything distillation needs of a batch."""
         template, search = self.patches(batch)
-        outputs = [network(template, search) for network in self.networks]
-        count = len(outputs)
-        output = StudentOutput(
-            sum(o.classification.float() for o in outputs) / count,  # type: ignore[arg-type]
-            sum(o.regression.float() for o in outputs) / count,  # type: ignore[arg-type]
-            outputs[0].correlation,
-        )
+        output = self.network(template, search)
         losses = self.head.losses(output, batch)
         return TeacherView(
             output.classification,
@@ -122,6 +146,12 @@ def load_teacher(
     trackers: Sequence[Path], enhancer: str | Path, teacher_input: str = "enhanced"
 ) -> Teacher:
     """A teacher of files. CheckpointError or ValueError names a file that does not fit."""
+    networks, _ = _load_networks(trackers)
+    return Teacher(networks, load_enhancer(enhancer), teacher_input)
+
+
+def _load_networks(trackers: Sequence[Path]) -> tuple[list[nn.Module], str]:
+    """The networks of an ensemble, and their architecture."""
     loaded = [load_tracker_network(path) for path in trackers]
     for path, (_, architecture) in zip(trackers, loaded, strict=True):
         if architecture != loaded[0][1]:
@@ -129,7 +159,7 @@ def load_teacher(
                 f"{path}: is a {architecture}, an ensemble needs trackers of one architecture "
                 f"(the first is a {loaded[0][1]})"
             )
-    return Teacher([network for network, _ in loaded], load_enhancer(enhancer), teacher_input)
+    return [network for network, _ in loaded], loaded[0][1]
 
 
 def check_fits(teacher: Teacher, student: nn.Module) -> None:
@@ -158,7 +188,7 @@ class EnhancedEngine(MapEngine):
         self._device = torch.device(device)
         if self._device.type == "cpu":
             torch.set_num_threads(threads)
-        network = fuse_batch_norm(copy.deepcopy(network).eval()).to(self._device)
+        network = network.to(self._device)
         self._network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._enhancer = enhancer.to(self._device)
         self.name = f"torch {torch.__version__} {device}, behind {type(enhancer).__name__}"
@@ -183,16 +213,20 @@ class EnhancedEngine(MapEngine):
 
 
 def teacher_tracker(
-    tracker: Path, enhancer: str | Path, device: str = "cpu", threads: int = 1,
+    trackers: Sequence[Path], enhancer: str | Path, device: str = "cpu", threads: int = 1,
     settings: TrackerSettings | None = None, downscale: int | None = None,
 ) -> Tracker:  # fmt: skip
-    """A ``Tracker`` that enhances every patch: what the paper's students are measured against."""
-    network, architecture = load_tracker_network(tracker)
-    if settings is None and tracker.suffix == ".safetensors":
-        settings = load_checkpoint(tracker).settings
+    """A ``Tracker`` that enhances every patch: what the paper's students are measured against.
+
+    Several ``trackers`` fly as an ``Ensemble``. Settings default to those of the first one.
+    """
+    networks, architecture = _load_networks(trackers)
+    if settings is None and trackers[0].suffix == ".safetensors":
+        settings = load_checkpoint(trackers[0]).settings
     settings = settings or TrackerSettings()
+    shape = STUDENT_SHAPES[architecture]
     engine = EnhancedEngine(
-        network, load_enhancer(enhancer, downscale), STUDENT_SHAPES[architecture], settings,
+        Ensemble(networks), load_enhancer(enhancer, downscale), shape, settings,
         resolve_device(device), threads,
     )  # fmt: skip
     return Tracker(engine, settings)

@@ -56,8 +56,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="experiment, config/training/")
     parser.add_argument(
-        "--data", type=Path, required=True,
-        help="folder with videos/, annotations.jsonl and images/",
+        "--data", action="append", required=True, metavar="[LAYOUT=]PATH",
+        help="training material, repeatable: a folder with videos/, annotations.jsonl and images/, "
+        "or one in a published layout: otb, pairs, got10k, lasot, coco, NAT2021-train, "
+        "DarkTrack2021, UAVDark135, UAV123",
     )  # fmt: skip
     parser.add_argument(
         "--run", type=Path, required=True, help="folder of this run: last.pt, log.csv, students"
@@ -113,17 +115,25 @@ def _add_enhancer(kinds: Any) -> None:
     parser.set_defaults(run_command=run_enhancer)
 
 
-def open_or_build_cache(data: Path, folder: Path) -> PairCache:
-    """The pair cache of the real material, cut on the first call."""
-    from ..data.cache import PairCache, build_pair_cache
-    from ..data.sequences import load_otb_folders
-    from ..data.stills import load_jsonl_stills
+def open_or_build_cache(data: Sequence[str], folder: Path) -> PairCache:
+    """The pair cache of the real material ``[LAYOUT=]PATH``, cut on the first call.
 
+    ValueError when ``folder`` holds the cache of other material.
+    """
+    from ..data.cache import PairCache, build_pair_cache
+    from ..data.training_sets import load_material
+
+    note = folder / "sources.txt"
+    named = "".join(f"{source}\n" for source in data)
     if not (folder / "cache.json").exists():
-        sequences = load_otb_folders(data / "videos")
-        annotations = data / "annotations.jsonl"
-        stills = load_jsonl_stills(annotations) if annotations.exists() else []
-        build_pair_cache(folder, sequences, stills, progress=sys.stderr.isatty())
+        material = load_material(data)
+        build_pair_cache(folder, material.sequences, material.stills, progress=sys.stderr.isatty())
+        note.write_text(named, encoding="utf-8")
+    elif note.exists() and (cut := note.read_text(encoding="utf-8")) != named:
+        raise ValueError(
+            f"--cache {folder}: was cut from {', '.join(cut.split())}, "
+            f"not from {', '.join(data)}: give another folder"
+        )
     return PairCache.open(folder)
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.sampler import PairDataset, PairSampler, collate_pairs
+from ..data.sampler import NEAR_SIDES, PairDataset, PairSampler, collate_pairs, narrowed
 from .config import ConfigError, TrainingConfig
 from .distributed import (
     average_gradients,
@@ -87,6 +88,14 @@ def _folded(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
     if convolution.bias is not None:
         offset = offset + convolution.bias * scale
     return convolution._conv_forward(x, convolution.weight * scale[:, None, None, None], offset)
+
+
+def near_side(config: TrainingConfig, step: int) -> int | None:
+    """Side of the smaller search regions of a step, or None for whole ones: a pure function of seed
+    and step, so that every process of a run, and a resumed one, draws the same.
+    """
+    rng = np.random.default_rng((config.seed, step))
+    return int(rng.choice(NEAR_SIDES)) if rng.random() < config.near else None
 
 
 class _Means:
@@ -230,8 +239,9 @@ class Trainer:
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
+        side = near_side(self.config, self.step)
         with self._precision():
-            loss, figures = self.objective.loss(batch)
+            loss, figures = self.objective.loss(narrowed(batch, side) if side else batch)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         average_gradients(students.parameters())  # scaled ones: an overflow is every process's

@@ -7,8 +7,9 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 - ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
 - ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
 - ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime;
-- ``teacher=TRACKER@ENHANCER``: what distillation learns from, a checkpoint or ``nanotrackv3.pth``
-  in our own loop, with the enhancer in front of its patches only.
+- ``teacher=TRACKER[,TRACKER]@ENHANCER``: what distillation learns from, a checkpoint or
+  ``nanotrackv3.pth`` in our own loop, with the enhancer in front of its patches only; several are
+  an ensemble.
 
 ``@ENHANCER`` behind any of these puts a low-light enhancer in front of it, as published night
 trackers have one: ``csrt@gamma``, ``kcf@zerodce.pth`` (see ``distillation.enhancer``).
@@ -66,7 +67,10 @@ class TeacherTracker:
         from mlkd_ros.tracking.settings import TrackerSettings
 
         settings = TrackerSettings(presence=ALWAYS_THERE)
-        self._tracker = teacher_tracker(Path(tracker), enhancer or "identity", settings=settings)
+        paths = [Path(part) for part in tracker.split(",") if part]
+        if not paths:
+            raise ValueError("teacher needs a tracker: teacher=TRACKER[,TRACKER][@ENHANCER]")
+        self._tracker = teacher_tracker(paths, enhancer or "identity", settings=settings)
 
     def init(self, image: np.ndarray, box: Box) -> None:
         """Designate the target."""
@@ -273,10 +277,13 @@ KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack", "teacher")
 
 
 def tracker_label(specification: str) -> str:
-    """Name of a tracker's result folder: its kind, and the stem of its first file if it has one."""
+    """Name of a tracker's result folder: its kind, and the stem of its first file if it has one
+    (of all files of a teacher).
+    """
     specification, enhancer = _split(specification)
     kind, _, argument = specification.partition("=")
-    stem = Path(argument.split(",")[0]).stem.removesuffix("_backbone")
+    stems = [Path(part).stem for part in argument.split(",")]
+    stem = "+".join(stems) if kind == "teacher" else stems[0].removesuffix("_backbone")
     label = f"{kind}-{stem}" if stem else kind
     return f"{label}@{_enhancer_label(enhancer)}" if enhancer else label
 

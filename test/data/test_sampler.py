@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mlkd_ros.data.cache import (
     CacheSettings,
@@ -15,7 +16,7 @@ from mlkd_ros.data.cache import (
     build_pair_cache,
     split_by_sequence,
 )
-from mlkd_ros.data.sampler import PairSampler, SamplerSettings, pair_loader
+from mlkd_ros.data.sampler import NEAR_SIDES, PairSampler, SamplerSettings, narrowed, pair_loader
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.data.stills import Still
 
@@ -235,3 +236,24 @@ def test_the_split_is_by_name_and_keeps_near_duplicates_together(tmp_path: Path)
     )
     again = split_by_sequence(stills[::2], 0.2)[1]
     assert {still.name for still in again} <= {still.name for still in validation}
+
+
+def test_narrowed_patches_show_the_same_pixels_about_the_same_centre() -> None:
+    rng = np.random.default_rng(3)
+    batch = {
+        "search": torch.from_numpy(rng.integers(0, 255, (2, 3, 255, 255), np.uint8)),
+        "clean_search": torch.zeros(2, 3, 255, 255, dtype=torch.uint8),
+        "template": torch.zeros(2, 3, 127, 127, dtype=torch.uint8),
+        "box": torch.tensor([[100.0, 110.0, 140.0, 130.0], [0.0, 0.0, 0.0, 0.0]]),
+        "positive": torch.tensor([True, False]),
+    }
+    for side in NEAR_SIDES:
+        narrow, margin = narrowed(batch, side), (255 - side) // 2
+        assert narrow["search"].shape == narrow["clean_search"].shape == (2, 3, side, side)
+        assert narrow["template"] is batch["template"]
+        assert torch.equal(
+            narrow["search"][:, :, 110 - margin, 100 - margin], batch["search"][:, :, 110, 100]
+        )
+        shown, hidden = narrow["box"].tolist()
+        assert shown == [100 - margin, 110 - margin, 140 - margin, 130 - margin]
+        assert hidden == [0, 0, 0, 0]

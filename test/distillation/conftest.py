@@ -28,5 +28,5 @@ def cache(material):
     """Its windows, cut once."""
     from mlkd_ros.distillation.train_command import open_or_build_cache
 
-    open_or_build_cache(material, material / "cache")
+    open_or_build_cache([str(material)], material / "cache")
     return material / "cache"

@@ -144,6 +144,24 @@ def test_checkpoints_of_another_architecture_are_named(material, cache, tmp_path
         assert name in capsys.readouterr().err
 
 
+def test_a_published_layout_trains_and_the_cache_knows_what_it_is_of(material, tmp_path, capsys):
+    lasot = tmp_path / "lasot" / "car"
+    lasot.mkdir(parents=True)
+    for folder in sorted((material / "videos").iterdir()):
+        shutil.copytree(folder, lasot / folder.name)
+        (lasot / folder.name / "groundtruth_rect.txt").rename(
+            lasot / folder.name / "groundtruth.txt"
+        )
+    own, cache = f"lasot={lasot.parent}", tmp_path / "cache"
+    assert train_student(own, tmp_path, "--cache", cache) == 0
+    assert (tmp_path / "run" / "student.safetensors").exists()
+    assert train_student(material, tmp_path, "--cache", cache) == 2
+    said = capsys.readouterr().err
+    assert f"was cut from {own}, not from {material}" in said
+    assert train_student(f"vot={lasot}", tmp_path, "--cache", tmp_path / "other") == 2
+    assert "unknown layout 'vot'" in capsys.readouterr().err
+
+
 def test_a_correlation_loss_needs_a_teacher(material, cache, tmp_path, capsys):
     assert train_student(material, tmp_path, "--cache", cache, "--crl", "l2") == 2
     assert "give --teacher" in capsys.readouterr().err

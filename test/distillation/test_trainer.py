@@ -15,8 +15,9 @@ import torch
 from toy_training import toy_room, toy_trainer
 from training_support import ToyStudent
 
-from mlkd_ros.distillation.config import ConfigError
-from mlkd_ros.distillation.trainer import freeze_batch_norm
+from mlkd_ros.data.sampler import NEAR_SIDES
+from mlkd_ros.distillation.config import ConfigError, TrainingConfig
+from mlkd_ros.distillation.trainer import freeze_batch_norm, near_side
 from mlkd_ros.tracking.network import InvertedResidual, SeparableTower
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
@@ -49,6 +50,18 @@ def test_another_experiment_in_the_same_folder_is_refused(cache, tmp_path):
     toy_trainer(cache, tmp_path, steps=2).run(progress=False)
     with pytest.raises(ConfigError, match=r"last\.pt: was made with learning_rate = 0\.0002"):
         toy_trainer(cache, tmp_path, steps=2, learning_rate=1e-3).run(progress=False)
+
+
+def test_smaller_search_regions_are_a_function_of_seed_and_step():
+    config = TrainingConfig(near=0.3, seed=4)
+    sides = [near_side(config, step) for step in range(1000)]
+    assert sides == [near_side(config, step) for step in range(1000)]
+    assert {side: 0.1 < sides.count(side) / 1000 < 0.2 for side in NEAR_SIDES} == {
+        159: True, 191: True,
+    }  # fmt: skip
+    assert near_side(TrainingConfig(near=0.0), 5) is None
+    with pytest.raises(ValueError, match="near must be a share"):
+        TrainingConfig(near=1.5)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(cache, tmp_path):

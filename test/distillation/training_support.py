@@ -23,11 +23,16 @@ class ToyStudent(nn.Module):
         self.cls_head = nn.Conv2d(channels, 2, 1)
         self.reg_head = nn.Conv2d(channels, 4, 1)
 
-    def forward(self, template, search):
-        kernel = self.trunk(template / 255).mean((2, 3), keepdim=True)
-        maps = self.trunk(search / 255) * kernel
+    def template(self, patch):
+        return (self.trunk(patch / 255).mean((2, 3), keepdim=True),)
+
+    def search(self, patch, kernel):
+        maps = self.trunk(patch / 255) * kernel
         regression = torch.exp(self.reg_head(maps) + 3.0)
         return StudentOutput(self.cls_head(maps), regression, (maps, 2 * maps))
+
+    def forward(self, template, search):
+        return self.search(search, *self.template(template))
 
 
 def toy_batch(count=6, seed=0):
