@@ -67,7 +67,7 @@ class NodeProcess:
         """Whether it is still there."""
         return self.process.poll() is None
 
-    def wait_for_output(self, text: str, timeout: float = 30.0) -> None:
+    def wait_for_output(self, text: str, timeout: float = 60.0) -> None:
         """Wait until `text` is in its output; fails when it ends, or not in `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while text not in self.output:
@@ -75,7 +75,7 @@ class NodeProcess:
             assert time.monotonic() < deadline, f"no {text!r} in {timeout} s:\n{self.output}"
             time.sleep(0.05)
 
-    def stop(self, timeout: float = 15.0) -> int:
+    def stop(self, timeout: float = 60.0) -> int:
         """End it as Ctrl-C does and return its exit status; killed after `timeout` seconds."""
         if self.running:
             self.process.send_signal(signal.SIGINT)
@@ -99,4 +99,8 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
 
     yield start
     for node in reversed(started):
-        node.stop()
+        try:
+            node.stop()
+        finally:
+            # Where a test fails, what its processes said is shown with it.
+            print(f"--- {node.log.stem}, ended with {node.process.returncode}:\n{node.output}")

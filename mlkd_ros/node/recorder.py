@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
@@ -64,6 +65,10 @@ _WAITING_SMALL = 3000
 #: Seconds between two times at which what was written is forced to the disk.
 _SYNC_EVERY = 2.0
 _LOG_EVERY = 5.0
+#: Longest wait for a message, in seconds: an interrupt is noticed after that.
+_LONGEST_WAIT = 0.1
+#: Seconds that messages which had arrived before an interrupt are still taken for, at most.
+_LAST_MESSAGES = 1.0
 
 
 class RecorderError(ValueError):
@@ -102,6 +107,7 @@ class Recorder(Node):
         self._settings = settings or Options()
         self.failure = ""
         self.images_left_out = self.messages_left_out = self.images_written = 0
+        self._taken = 0
         self._image_count = 0
         self._recording = False
         self._decoder = Decoder()
@@ -160,6 +166,14 @@ class Recorder(Node):
         """Write no more."""
         self._recording = False
 
+    def take_last(self, executor: SingleThreadedExecutor) -> None:
+        """Take the messages that have arrived already, before the end."""
+        end = time.monotonic() + _LAST_MESSAGES
+        before = -1
+        while before != self._taken and not self.failure and time.monotonic() < end:
+            before = self._taken
+            executor.spin_once(timeout_sec=_LONGEST_WAIT)
+
     def close(self) -> None:
         """Write what still waits, finish the bag and destroy the node."""
         self.pause()
@@ -175,6 +189,7 @@ class Recorder(Node):
 
     def heard(self, name: str, topic: str, raw: bytes) -> None:
         """A message of `name`, one of SMALL_TOPICS, has come, serialised."""
+        self._taken += 1
         with self._changed:
             if len(self._waiting) >= _WAITING_SMALL:
                 self.messages_left_out += self._recording
@@ -182,6 +197,7 @@ class Recorder(Node):
                 self._put(topic, raw)
 
     def _on_image(self, message: Image | bytes) -> None:
+        self._taken += 1
         self._image_count += 1
         if self._image_count % self._settings.image_every:
             return
@@ -386,33 +402,33 @@ def main(args: Sequence[str] | None = None) -> int:
         keep_free=given.keep_free << 20,
     )
     cv2.setNumThreads(1)  # the other cores are the tracker's
-    # rclpy ends its context on this signal. Python's own KeyboardInterrupt beside that may come up
-    # in the middle of a message, and would leave the bag unfinished.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    rclpy.init(args=arguments)
+    told_to_end = threading.Event()
+    handlers = {
+        number: signal.signal(number, lambda *_: told_to_end.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    # Not rclpy's: those end its context at once, and what has arrived would not be written.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        node = Recorder(_bag_path(given.bag), settings)
+        return _run(Recorder(_bag_path(given.bag), settings), told_to_end)
     except (ImportError, RecorderError) as error:
         print(f"recorder: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 1
-    return _run(node)
+    finally:
+        rclpy.try_shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def _run(node: Recorder) -> int:
+def _run(node: Recorder, told_to_end: threading.Event) -> int:
     node.record()
     node.get_logger().info(f"recording to {node.path}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while not node.failure:
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        # Told to end while it took a message: rclpy finds its context gone in the middle of it.
-        if rclpy.ok():
-            raise
+        while not node.failure and not told_to_end.is_set():
+            executor.spin_once(timeout_sec=_LONGEST_WAIT)
+        node.take_last(executor)
     finally:
         node.close()
     print(
@@ -420,7 +436,6 @@ def _run(node: Recorder) -> int:
         f"{node.messages_left_out} other messages left out",
         file=sys.stderr,
     )
-    rclpy.try_shutdown()
     return 1 if node.failure else 0
 
 

@@ -47,6 +47,8 @@ _LOG_EVERY = 5.0
 #: Share of left-out frames that is worth a warning.
 _NOTABLE_SHARE = 0.05
 _SHUTDOWN_S = 10.0
+#: Messages kept for reliable subscribers that are held up: images, and the small ones beside them.
+_IMAGES_KEPT, _SMALL_KEPT = 4, 100
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,15 @@ class NightCamera(Node):
     def _advertise(self) -> None:
         overridable = QoSOverridingOptions.with_default_policies()
         # A reliable camera serves subscribers of either kind.
-        images = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE)
+        images = QoSProfile(depth=_IMAGES_KEPT, reliability=ReliabilityPolicy.RELIABLE)
         self._images = self.create_publisher(
             Image, "image", images, qos_overriding_options=overridable
         )
         self._info = self.create_publisher(
-            CameraInfo, "camera_info", 10, qos_overriding_options=overridable
+            CameraInfo, "camera_info", _SMALL_KEPT, qos_overriding_options=overridable
         )
         self._truth = self.create_publisher(
-            Detection2DArray, "ground_truth", 10, qos_overriding_options=overridable
+            Detection2DArray, "ground_truth", _SMALL_KEPT, qos_overriding_options=overridable
         )
 
     def fly(self) -> None:
@@ -168,8 +170,9 @@ class NightCamera(Node):
 
     def flush(self) -> None:
         """Wait a moment until the last images have reached reliable subscribers."""
-        if self.context.ok():
-            self._images.wait_for_all_acked(Duration(seconds=1.0))
+        for publisher in (self._images, self._info, self._truth):
+            if self.context.ok():
+                publisher.wait_for_all_acked(Duration(seconds=1.0))
 
 
 def camera_info(flight: NightFlight, header: Header) -> CameraInfo:

@@ -51,8 +51,10 @@ Box = tuple[float, float, float, float]
 _CLOCK_PERIOD = 0.01
 #: Longest sleep: a signal is noticed after that.
 _LONGEST_SLEEP = 0.05
-#: Seconds from seeing a subscriber to the first image.
+#: Seconds without a new subscriber to anything before the first image.
 _SETTLING_TIME = 0.5
+#: Messages kept for reliable subscribers that are held up: images, and the small ones beside them.
+_IMAGES_KEPT, _SMALL_KEPT = 10, 100
 #: Seconds between two attempts to designate the target.
 _RETRY_TIME = 0.5
 #: Visible share of a target from which on it can be designated.
@@ -93,13 +95,20 @@ class Replay(Node):
         self._images = self.create_publisher(
             Image,
             "image",
-            QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE),
+            QoSProfile(depth=_IMAGES_KEPT, reliability=ReliabilityPolicy.RELIABLE),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._clock_topic = self.create_publisher(Clock, "/clock", 10) if clock else None
+        self._clock_topic: Publisher[Clock] | None = None
+        if clock:
+            self._clock_topic = self.create_publisher(Clock, "/clock", _SMALL_KEPT)
         self._beside = beside
         self._companions: dict[str, Publisher[Any]] = {
-            kind: self.create_publisher(KINDS[kind], kind, 10)
+            kind: self.create_publisher(
+                KINDS[kind],
+                kind,
+                _SMALL_KEPT,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
             for kind in (beside.topics if beside else ())
         }
         self._init = init
@@ -116,9 +125,23 @@ class Replay(Node):
             if time.monotonic() > end or not self.context.ok():
                 return False
             time.sleep(_LONGEST_SLEEP)
-        # It may know of this publisher a little later than this publisher of it.
-        time.sleep(_SETTLING_TIME)
+        self._settle()
         return True
+
+    def _settle(self) -> None:
+        """Wait until nobody new has come for a moment.
+
+        They may know of a publisher a little later than it of them, and who wants the ground truth
+        may come later than who wants the images.
+        """
+        publishers = [self._images, *self._companions.values()]
+        known: list[int] = []
+        since = time.monotonic()
+        while self.context.ok() and time.monotonic() - since < _SETTLING_TIME:
+            there = [publisher.get_subscription_count() for publisher in publishers]
+            if there != known:
+                known, since = there, time.monotonic()
+            time.sleep(_LONGEST_SLEEP)
 
     @property
     def subscribers(self) -> int:
@@ -140,9 +163,10 @@ class Replay(Node):
                 begin += time.monotonic() - began
 
     def flush(self) -> None:
-        """Wait a moment until the last image has reached reliable subscribers."""
-        if self.context.ok():
-            self._images.wait_for_all_acked(Duration(seconds=1.0))
+        """Wait a moment until what was said last has reached reliable subscribers."""
+        for publisher in (self._images, *self._companions.values()):
+            if self.context.ok():
+                publisher.wait_for_all_acked(Duration(seconds=1.0))
 
     def _messages(self) -> Iterator[tuple[int, Image]]:
         """The recording's stamps in nanoseconds and its images, made before they are due.

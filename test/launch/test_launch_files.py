@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +20,17 @@ from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.wait_for_message import wait_for_message
+from ros_support import introduce
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
+from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.share import share_directory
+from mlkd_ros.simulation.encode import image_message
+from mlkd_ros.srv import InitTarget
+from mlkd_ros.tracking.geometry import iou
 
 launch_pytest = pytest.importorskip("launch_pytest", reason="launch_pytest is not installed")
 from launch import LaunchContext, LaunchDescription
@@ -38,7 +47,7 @@ from launch.utilities import perform_substitutions
 from launch_pytest.actions import ReadyToTest
 from rclpy.parameter_client import AsyncParameterClient
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 TRACKER_ARGUMENTS = {
     "namespace",
@@ -110,17 +119,22 @@ def box(index: int) -> tuple[int, int, int, int]:
     return 40 + 2 * index, 60, 36, 30
 
 
+def scene(index: int) -> np.ndarray:
+    """An image of it."""
+    rng = np.random.default_rng(4)
+    x, y, w, h = box(index)
+    image = np.full((160, 240, 3), 40, np.uint8)
+    colours = rng.integers(60, 255, (5, 6, 3)).astype(np.uint8)
+    image[y : y + h, x : x + w] = cv2.resize(colours, (w, h))
+    return image
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images, with a target that moves to the right."""
     folder = tmp_path_factory.mktemp("recording")
-    rng = np.random.default_rng(4)
-    target = cv2.resize(rng.integers(60, 255, (5, 6, 3)).astype(np.uint8), box(0)[2:])
     for index in range(FRAMES):
-        image = np.full((160, 240, 3), 40, np.uint8)
-        x, y, w, h = box(index)
-        image[y : y + h, x : x + w] = target
-        cv2.imwrite(str(folder / f"{index:03}.png"), image)
+        cv2.imwrite(str(folder / f"{index:03}.png"), scene(index))
     return folder
 
 
@@ -288,9 +302,122 @@ def test_onboard_a_killed_tracker_comes_back(node: Node, started: list[ProcessSt
     (first,) = started
     assert os.getpriority(os.PRIO_PROCESS, first.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 1
     os.kill(first.pid, signal.SIGKILL)
-    wait_until(lambda: len(started) == 2, 30, "another tracker")
+    wait_until(lambda: len(started) == 2, 60, "another tracker")
     wait_until(active, 60, "that to be active")
     assert started[1].pid != first.pid
+
+
+class Flight:
+    """A camera that goes on whatever happens to the tracker, and an ear for what that says."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("flight", namespace="uav", context=self.context)
+        self.statuses: list[TrackStatus] = []
+        self.shown: dict[int, int] = {}
+        self._images = self.node.create_publisher(Image, "/nose/image_raw", 10)
+        self.node.create_subscription(TrackStatus, "status", self.statuses.append, 100)
+        self.init_target = self.node.create_client(InitTarget, "init_target")
+        self._over = threading.Event()
+        executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
+        executor.add_node(self.node)
+        self._executor = executor
+        self._threads = [threading.Thread(target=run) for run in (self._spin, self._film)]
+        for thread in self._threads:
+            thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
+            self._executor.spin()
+
+    def _film(self) -> None:
+        for count in itertools.count():
+            if self._over.wait(0.1):
+                return
+            index = FRAMES - 1 - abs(count % (2 * FRAMES - 2) - FRAMES + 1)  # there and back again
+            stamp = time.time_ns()
+            self.shown[stamp] = index
+            header = Header(stamp=time_message(stamp), frame_id="nose")
+            self._images.publish(image_message(scene(index), header))
+
+    def designate(self, name: str) -> InitTarget.Response:
+        """The target on the image that the tracker has spoken of last."""
+        wait_until(lambda: bool(self.statuses), 60, "a status")
+        stamp = nanoseconds(self.statuses[-1].header.stamp)
+        x, y, w, h = map(float, box(self.shown[stamp]))
+        request = InitTarget.Request(x=x, y=y, width=w, height=h, target_id=name)
+        request.stamp = time_message(stamp)
+        answer = self.init_target.call_async(request)
+        wait_until(answer.done, 60, "an answer")
+        return answer.result()
+
+    def follows(self, name: str) -> bool:
+        """Whether the newest status is of that target, in its place."""
+        status = self.statuses[-1] if self.statuses else TrackStatus()
+        if (status.target_id, status.state) != (name, TrackStatus.TRACKING):
+            return False
+        truth = box(self.shown[nanoseconds(status.header.stamp)])
+        return iou((status.x, status.y, status.width, status.height), truth) > 0.5
+
+    def close(self) -> None:
+        self._over.set()
+        self._executor.shutdown()
+        for thread in self._threads:
+            thread.join(10.0)
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def flight() -> Iterator[Flight]:
+    flight = Flight()
+    yield flight
+    flight.close()
+
+
+@launch_pytest.fixture(params=["false", "true"])
+def resuming(
+    request: pytest.FixtureRequest,
+    started: list[ProcessStarted],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> LaunchDescription:
+    started.clear()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    arguments = {
+        "namespace": "uav",
+        "image_topic": "/nose/image_raw",
+        "reliability": "reliable",
+        "device": "cpu",
+        "resume": "true",
+        "manage_lifecycle": request.param,
+    }
+    return launching("onboard", started, **arguments)
+
+
+@pytest.mark.launch(fixture=resuming)
+def test_onboard_a_killed_tracker_resumes_its_target(
+    flight: Flight, started: list[ProcessStarted], tmp_path: Path
+) -> None:
+    """Killed with SIGKILL in the middle of it; nobody designates the target a second time."""
+    wait_until(lambda: bool(started), 60, "the tracker")
+    introduce(flight.node, "tracker")
+    response = flight.designate("white van")
+    assert response.code == InitTarget.Response.SUCCESS, response.message
+    wait_until(lambda: flight.follows("white van"), 60, "the target")
+    saved = tmp_path / "mlkd_ros" / "uav.tracker.npz"
+    wait_until(saved.is_file, 60, "the saved target")
+
+    first = started[0].pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(started) == 2, 60, "another tracker")
+    flight.statuses.clear()
+    wait_until(lambda: bool(flight.statuses), 120, "a word of it")
+    # It takes the target for lost at first, under its name, and then finds it.
+    wait_until(lambda: flight.follows("white van"), 120, "the target again")
+    assert {status.target_id for status in flight.statuses} == {"white van"}
+    assert started[1].pid != first
 
 
 @launch_pytest.fixture

@@ -29,15 +29,9 @@ class InputGround(GroundStation):
     def publisher(self, kind: type, name: str, depth: int = 10) -> Any:
         """A publisher that the tracker has found."""
         publisher = self.node.create_publisher(kind, name, depth)
-        wait_until(lambda: publisher.get_subscription_count() > 0, 30, f"a subscription to {name}")
+        wait_until(lambda: publisher.get_subscription_count() > 0, 60, f"a subscription to {name}")
+        self.introduce()
         return publisher
-
-    def collect(self, kind: type, name: str) -> list[Any]:
-        """What the tracker publishes there from now on."""
-        found: list[Any] = []
-        subscription = self.node.create_subscription(kind, name, found.append, 10)
-        wait_until(lambda: self.node.count_publishers(subscription.topic_name) > 0, 30, name)
-        return found
 
     def judged(self, about: str, condition: Callable[[DiagnosticStatus], bool]) -> DiagnosticStatus:
         """The first diagnostics about a part of the node, from now on, that fulfil a condition."""
@@ -50,7 +44,7 @@ class InputGround(GroundStation):
 
         wait_until(
             lambda: bool(found()),
-            20,
+            60,
             lambda: f"diagnostics about {about}: {[m.status for m in self.diagnostics][-1:]}",
         )
         return found()[0]

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from ros_support import PATIENCE, introduce, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
@@ -30,6 +30,18 @@ from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
 from mlkd_ros.share import share_directory
 from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget, StopTarget
+
+__all__ = [
+    "PATIENCE",
+    "PERIOD",
+    "GroundStation",
+    "Scene",
+    "TrackerProcess",
+    "image_of",
+    "introduce",
+    "only_box",
+    "wait_until",
+]
 
 PERIOD = 1 / 30
 
@@ -92,7 +104,7 @@ class TrackerProcess:
     def log(self) -> str:
         return "".join(self._lines)
 
-    def wait_for_log(self, text: str, timeout: float = 30.0) -> None:
+    def wait_for_log(self, text: str, timeout: float = PATIENCE) -> None:
         wait_until(lambda: text in self.log, timeout, lambda: f"'{text}' in the log:\n{self.log}")
 
     def end(self, how: int = signal.SIGINT, timeout: float = 20.0) -> int:
@@ -106,6 +118,8 @@ class TrackerProcess:
             raise
         finally:
             self._reader.join(5.0)
+            # Where a test fails, what the process said is shown with it.
+            print(f"--- tracker, ended with {self.process.returncode}:\n{self.log}")
 
 
 class GroundStation:
@@ -131,6 +145,7 @@ class GroundStation:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self.last_stamp = 0
+        self._subscriptions: dict[int, object] = {}
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
@@ -150,38 +165,58 @@ class GroundStation:
         self.last_stamp = max(self.last_stamp + 1_000_000, time.time_ns())
         return self.last_stamp
 
-    def connect(self, timeout: float = 30.0) -> None:
-        """Wait until the tracker is there in every way."""
+    def connect(self, timeout: float = PATIENCE) -> None:
+        """Wait until this and the tracker have found each other in every way."""
         wait_until(lambda: self.images.get_subscription_count() > 0, timeout, "a subscription")
         for client in (self.init_client, self.stop_client):
             assert client.wait_for_service(timeout), client.srv_name
         for name in ("detections", "status"):
             topic = f"{self.node.get_namespace()}/{name}"
             wait_until(lambda topic=topic: self.node.count_publishers(topic) > 0, timeout, topic)
+        self.introduce()
 
-    def show(self, message: Image, timeout: float = 10.0) -> Detection2DArray:
+    def introduce(self) -> None:
+        """Wait until the tracker knows every publisher and subscription that has been made here."""
+        introduce(self.node, f"{self.node.get_namespace()}/tracker")
+
+    def subscribe(self, kind: type, name: str, depth: int = 10) -> list:
+        """Collects every message of that topic that the tracker publishes from now on."""
+        found: list = []
+        subscription = self.node.create_subscription(kind, name, found.append, depth)
+        topic = subscription.topic_name
+        wait_until(lambda: self.node.count_publishers(topic) > 0, PATIENCE, topic)
+        self.introduce()
+        self._subscriptions[id(found)] = subscription
+        return found
+
+    def unsubscribe(self, found: list) -> None:
+        """Collect no more into the list that `subscribe` returned."""
+        self.node.destroy_subscription(self._subscriptions.pop(id(found)))
+
+    def show(self, message: Image, timeout: float = PATIENCE) -> Detection2DArray:
         """Publish one image and wait for what the tracker says about it."""
         stamp = nanoseconds(message.header.stamp)
         self.images.publish(message)
         wait_until(lambda: stamp in self.detections, timeout, f"detections of image {stamp}")
         return self.detections[stamp]
 
-    def status_of(self, stamp: int, timeout: float = 10.0) -> TrackStatus:
+    def status_of(self, stamp: int, timeout: float = PATIENCE) -> TrackStatus:
         def find() -> list[TrackStatus]:
             return [s for s in list(self.statuses) if nanoseconds(s.header.stamp) == stamp]
 
         wait_until(lambda: bool(find()), timeout, f"status of image {stamp}")
         return find()[-1]
 
-    def call(self, client: object, request: object, timeout: float = 20.0) -> object:
+    def call(self, client: object, request: object, timeout: float = PATIENCE) -> object:
         future = client.call_async(request)  # type: ignore[attr-defined]
         wait_until(future.done, timeout, "an answer")
         return future.result()
 
-    def ask(self, kind: type, name: str, request: object, timeout: float = 60.0) -> object:
+    def ask(self, kind: type, name: str, request: object, timeout: float = PATIENCE) -> object:
         """Call one of the tracker's own services, such as those of its parameters."""
         client = self.node.create_client(kind, f"tracker/{name}")
         assert client.wait_for_service(timeout), client.srv_name
+        self.introduce()  # or the answer may be lost, and not every request can be repeated
         answer = self.call(client, request, timeout)
         self.node.destroy_client(client)
         return answer
@@ -223,18 +258,6 @@ class GroundStation:
     def stop(self, target_id: str = "") -> StopTarget.Response:
         request = StopTarget.Request(target_id=target_id)
         return self.call(self.stop_client, request)  # type: ignore[return-value]
-
-
-def wait_until(
-    condition: Callable[[], bool], timeout: float, what: str | Callable[[], str]
-) -> None:
-    """Poll, because what is waited for happens in another process; AssertionError with `what`."""
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            text = what if isinstance(what, str) else what()
-            raise AssertionError(f"waited {timeout} s for {text}")
-        time.sleep(0.005)
 
 
 def only_box(message: Detection2DArray) -> tuple[float, float, float, float]:

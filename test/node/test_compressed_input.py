@@ -75,9 +75,9 @@ def test_bad_images_are_named_counted_and_skipped(
     # What only decoding finds out: refused by the tracking thread.
     png = bytearray(compressed_of(scene.image(start), 1, "png").data)
     png[60:-60] = bytes(len(png) - 120)
-    dropped = ground.collect(Image, "overlay")
+    dropped = ground.subscribe(Image, "overlay")
     bad(bytes(png), "png")
-    process.wait_for_log("the png of", 20)
+    process.wait_for_log("the png of", 60)
     assert dropped == []
 
     message = compressed_of(scene.image(start + 1), ground.now())
@@ -128,7 +128,7 @@ def test_a_large_target_is_followed_at_reduced_scale() -> None:
         for index in range(1, 10):
             image, box = picture(index)
             assert overlap(ground.show(compressed_of(image, ground.now())), box) > 0.75, index
-        wait_until(lambda: ground.statuses[-1].image_width == 1280, 5, "a status")
+        wait_until(lambda: ground.statuses[-1].image_width == 1280, 60, "a status")
 
 
 def test_the_transport_changes_with_the_configuration(scene: Scene) -> None:

@@ -187,7 +187,7 @@ def test_the_node_keeps_the_target_and_says_what_happened(
     assert iou(only_box(detections), scene.box(2)) > 0.6
     assert ground.status_of(stamp).frames_dropped == 0
     ground.diagnostics.clear()
-    wait_until(lambda: bool(ground.diagnostics), 10, "diagnostics")
+    wait_until(lambda: bool(ground.diagnostics), 60, "diagnostics")
     tracking = ground.diagnostics[0].status[1]
     assert tracking.level == DiagnosticStatus.WARN
     assert "illegal memory access" in tracking.message

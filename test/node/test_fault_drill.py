@@ -101,7 +101,7 @@ def test_the_camera_stops_and_comes_back_with_the_target_elsewhere(
     # On the way there was no box where the target had been.
     for status in seen:
         assert not any(box_of(status)) or iou(box_of(status), scene.box(after)) > 0.4
-    wait_until(lambda: "images on /drill/image again" in tracker.log, 10, "the end of the silence")
+    wait_until(lambda: "images on /drill/image again" in tracker.log, 60, "the end of the silence")
 
 
 # --- another size, another encoding ---------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_a_target_out_of_sight_is_found_in_another_resolution(
     shown(drill, image)
     target_id = drill.designate(box).target_id
     empty = np.full((LARGE[1], LARGE[0], 3), 60, np.uint8)
-    wait_until(lambda: shown(drill, empty).state == TrackStatus.LOST, 30, "LOST")
+    wait_until(lambda: shown(drill, empty).state == TrackStatus.LOST, 60, "LOST")
     image, box = sized(scene, 0, *SMALL)
     seen: list[TrackStatus] = []
 

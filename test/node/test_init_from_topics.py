@@ -116,7 +116,7 @@ def test_a_bad_mark_leaves_the_target(
     assert "at least 2 pixels wide" in designated(ground, "rectangle at (10, 10)")
     clicks.publish(stamped(scene, 0, 5))
     assert "no image near stamp" in designated(ground, "no image near")
-    wait_until(lambda: process.log.count("refused: ") >= 3, 10, "three refusals in the log")
+    wait_until(lambda: process.log.count("refused: ") >= 3, 60, "three refusals in the log")
     detections = ground.show(image_of(scene.image(1), ground.now()))
     assert detections.detections[0].id == target
     assert overlap(detections, scene.box(1)) > 0.6

@@ -45,7 +45,7 @@ def said(ground: GroundStation, level: bytes, words: str) -> None:
         statuses = (m.status[0] for m in list(ground.diagnostics))
         return any(s.level == level and words in s.message for s in statuses)
 
-    wait_until(found, 10, lambda: f"'{words}' in {[m.status[0] for m in ground.diagnostics]}")
+    wait_until(found, 60, lambda: f"'{words}' in {[m.status[0] for m in ground.diagnostics]}")
 
 
 def follow(ground: GroundStation, scene: Scene, index: int) -> str:
@@ -77,7 +77,7 @@ def test_the_whole_life(ground: GroundStation, process: TrackerProcess, scene: S
     target_id = follow(ground, scene, 0)
 
     assert ground.transition("deactivate")
-    wait_until(lambda: ground.images.get_subscription_count() == 0, 10, "no subscription")
+    wait_until(lambda: ground.images.get_subscription_count() == 0, 60, "no subscription")
     said(ground, DiagnosticStatus.STALE, "inactive")
     assert ground.designate(scene.box(0)).code == Code.NOT_READY
 
@@ -97,7 +97,7 @@ def test_the_whole_life(ground: GroundStation, process: TrackerProcess, scene: S
     assert ground.transition("cleanup")
     assert ground.state() == "unconfigured"
     gone = "/juliet/detections"
-    wait_until(lambda: ground.node.count_publishers(gone) == 0, 10, "no publisher")
+    wait_until(lambda: ground.node.count_publishers(gone) == 0, 60, "no publisher")
 
     assert ground.transition("configure")
     assert ground.transition("activate")

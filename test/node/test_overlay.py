@@ -137,8 +137,8 @@ def tracker() -> Iterator[tuple[TrackerProcess, InputGround]]:
 def test_both_kinds_of_overlay(tracker: tuple[TrackerProcess, InputGround], scene: Scene) -> None:
     _, ground = tracker
     ground.follow(scene)
-    raw = ground.collect(Image, "overlay")
-    compressed = ground.collect(CompressedImage, "overlay/compressed")
+    raw = ground.subscribe(Image, "overlay")
+    compressed = ground.subscribe(CompressedImage, "overlay/compressed")
     index = 0
 
     def shown() -> bool:
@@ -147,14 +147,14 @@ def test_both_kinds_of_overlay(tracker: tuple[TrackerProcess, InputGround], scen
         ground.show(image_of(scene.image(index), ground.now()))
         return bool(raw and compressed)
 
-    wait_until(shown, 20, "both overlays")
+    wait_until(shown, 60, "both overlays")
     assert (raw[0].width, raw[0].height, raw[0].encoding) == (160, 120, "bgr8")
     assert raw[0].header.frame_id == "camera_optical"
 
     def stamps(messages: list) -> set[int]:
         return {nanoseconds(message.header.stamp) for message in messages}
 
-    wait_until(lambda: shown() and bool(stamps(raw) & stamps(compressed)), 10, "one as both")
+    wait_until(lambda: shown() and bool(stamps(raw) & stamps(compressed)), 60, "one as both")
     decoded = cv2.imdecode(np.frombuffer(compressed[0].data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape == (120, 160, 3)
 
@@ -163,7 +163,7 @@ def test_quality_and_width_change_in_flight(
     tracker: tuple[TrackerProcess, InputGround], scene: Scene
 ) -> None:
     _, ground = tracker
-    pictures = ground.collect(CompressedImage, "overlay/compressed")
+    pictures = ground.subscribe(CompressedImage, "overlay/compressed")
 
     def picture() -> CompressedImage:
         pictures.clear()
@@ -172,7 +172,7 @@ def test_quality_and_width_change_in_flight(
             ground.show(image_of(scene.image(0), ground.now()))
             return len(pictures) > 1
 
-        wait_until(shown, 20, "overlays")
+        wait_until(shown, 60, "overlays")
         return pictures[-1]
 
     size = len(picture().data)

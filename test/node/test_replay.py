@@ -27,6 +27,8 @@ from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 
 WIDTH, HEIGHT = 64, 48
+#: A busy machine may hold up who listens for longer than a camera's queue lasts.
+LOSSLESS = ("--ros-args", "-p", "qos_overrides./mlkd/image.publisher.depth:=100")
 
 
 def picture(index: int) -> np.ndarray:
@@ -48,10 +50,11 @@ class Audience:
         self.node = rclpy.create_node("audience", namespace="mlkd", context=self.context)
         self.images: list[tuple[float, Image]] = []
         self.clock: list[int] = []
-        self.node.create_subscription(Image, "image", self._on_image, 50)
         self.node.create_subscription(
-            Clock, "/clock", lambda message: self.clock.append(nanoseconds(message.clock)), 50
+            Clock, "/clock", lambda message: self.clock.append(nanoseconds(message.clock)), 1000
         )
+        # Last: who plays has found the others when it has found this one, and waits for that.
+        self.node.create_subscription(Image, "image", self._on_image, 100)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._ending = False
@@ -66,7 +69,7 @@ class Audience:
         self.images.append((time.monotonic(), message))
 
     def wait_for(self, count: int) -> list[Image]:
-        wait_until(lambda: len(self.images) >= count, 20, f"{count} images")
+        wait_until(lambda: len(self.images) >= count, 60, f"{count} images")
         return [message for _, message in self.images]
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ def audience() -> Iterator[Audience]:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("replay") / "flight.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (WIDTH, HEIGHT))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 4.0, (WIDTH, HEIGHT))
     for index in range(8):
         writer.write(picture(index))
     writer.release()
@@ -130,29 +133,29 @@ def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
 def test_a_video_at_its_own_times_with_stamps_of_now(
     audience: Audience, start_node: Callable, video: Path
 ) -> None:
-    replay = start_node("replay", str(video))
+    replay = start_node("replay", str(video), "--wait", "60", *LOSSLESS)
     messages = audience.wait_for(8)
     assert [index_of(message) for message in messages] == list(range(8))
     stamps = np.array([nanoseconds(message.header.stamp) for message in messages]) / 1e9
-    assert np.median(np.diff(stamps)) == pytest.approx(0.05, abs=0.02)
-    assert stamps[-1] - stamps[0] == pytest.approx(0.35, abs=0.15)
-    assert abs(time.time() - stamps[-1]) < 5.0
+    # Slow enough that it can be told from half and twice as fast on any machine.
+    assert np.median(np.diff(stamps)) == pytest.approx(0.25, abs=0.1)
+    assert stamps[-1] - stamps[0] == pytest.approx(1.75, abs=0.7)
+    assert abs(time.time() - stamps[-1]) < 60.0
     assert {(m.encoding, m.header.frame_id) for m in messages} == {("bgr8", "camera_optical")}
     assert audience.clock == []
-    assert replay.process.wait(15) == 0
+    assert replay.process.wait(60) == 0
     assert "8 images played" in replay.output
 
 
 def test_twice_as_fast_again_and_again_until_interrupted(
     audience: Audience, start_node: Callable, folder: Path
 ) -> None:
-    replay = start_node(
-        "replay", str(folder), "--frame-rate", "20", "--rate", "2", "--loop", "--frame-id", "nose"
-    )
+    options = ("--frame-rate", "4", "--rate", "2", "--loop", "--frame-id", "nose", "--wait", "60")
+    replay = start_node("replay", str(folder), *options, *LOSSLESS)
     messages = audience.wait_for(20)
     assert [index_of(message) for message in messages[:20]] == [i % 8 for i in range(20)]
     arrivals = np.array([when for when, _ in audience.images])
-    assert np.median(np.diff(arrivals)) == pytest.approx(0.025, abs=0.012)
+    assert np.median(np.diff(arrivals)) == pytest.approx(0.125, abs=0.06)
     assert messages[0].header.frame_id == "nose"
     assert replay.running
     assert replay.stop() == 0
@@ -163,17 +166,19 @@ def test_twice_as_fast_again_and_again_until_interrupted(
 def test_a_bag_with_its_own_stamps_and_clock(
     audience: Audience, start_node: Callable, tmp_path: Path, plugin: str
 ) -> None:
-    recorded = [1_700_000_000 * 10**9 + i * 40_000_000 for i in (0, 1, 2, 5, 6)]
+    recorded = [1_700_000_000 * 10**9 + i * 200_000_000 for i in (0, 1, 2, 6, 7)]
     bag = write_bag(tmp_path / "bag", plugin, recorded)
-    replay = start_node("replay", str(bag), "--bag-topic", "/camera/image", "--clock")
+    options = ("--bag-topic", "/camera/image", "--clock", "--wait", "60")
+    replay = start_node("replay", str(bag), *options, *LOSSLESS)
     messages = audience.wait_for(5)
     stamps = [nanoseconds(message.header.stamp) for message in messages]
     # Sources give seconds as floats: a quarter of a microsecond at today's time.
     np.testing.assert_allclose(np.array(stamps) - recorded, 0, atol=300)
     arrivals = np.array([when for when, _ in audience.images])
-    assert arrivals[3] - arrivals[2] == pytest.approx(0.12, abs=0.06)
-    assert replay.process.wait(15) == 0
+    assert arrivals[3] - arrivals[2] == pytest.approx(0.8, abs=0.4)
+    assert replay.process.wait(60) == 0
     assert "5 images played" in replay.output
+    wait_until(lambda: stamps[-1] in audience.clock, 60, "the time of the last image")
     clock = np.array(audience.clock)
     assert len(clock) > 10
     assert (np.diff(clock) >= 0).all()
@@ -183,7 +188,8 @@ def test_a_bag_with_its_own_stamps_and_clock(
 def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
     audience: Audience, start_node: Callable, folder: Path
 ) -> None:
-    start_node("replay", str(folder), "--clock", "--encoding", "mono8")
+    options = ("--clock", "--encoding", "mono8", "--frame-rate", "8", "--wait", "60")
+    start_node("replay", str(folder), *options, *LOSSLESS)
     messages = audience.wait_for(8)
     assert nanoseconds(messages[0].header.stamp) == 10**9
     assert (messages[0].encoding, messages[0].step) == ("mono8", WIDTH)
@@ -204,7 +210,7 @@ def test_what_cannot_be_played(
     start_node: Callable, arguments: list[str], status: int, words: str
 ) -> None:
     replay = start_node("replay", *arguments)
-    assert replay.process.wait(30) == status
+    assert replay.process.wait(60) == status
     assert words in replay.output
     assert "Traceback" not in replay.output
 
@@ -214,7 +220,7 @@ def test_odd_sides_in_an_encoding_that_needs_even_ones(
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 63, 3), np.uint8))
     replay = start_node("replay", str(tmp_path), "--encoding", "nv12", "--wait", "0")
-    assert replay.process.wait(30) == 1
+    assert replay.process.wait(60) == 1
     assert "nv12 needs even sides, not 63x48" in replay.output
 
 
@@ -223,7 +229,7 @@ def test_nobody_listens_and_it_ends_when_asked(start_node: Callable, video: Path
     replay = start_node("replay", str(video), *arguments)
     replay.wait_for_output("nobody subscribes to /elsewhere, playing anyway")
     replay.process.send_signal(signal.SIGTERM)
-    assert replay.process.wait(15) == 0
+    assert replay.process.wait(60) == 0
 
 
 def test_a_tracker_on_the_recordings_clock(
@@ -234,36 +240,36 @@ def test_a_tracker_on_the_recordings_clock(
         cv2.imwrite(str(tmp_path / f"{index:03}.png"), scene.image(index))
     process = TrackerProcess(namespace="foxtrot", use_sim_time=True, reliability="reliable")
     ground = GroundStation("foxtrot")
+    rate, first_stamp = 10, 10**9
     try:
-        process.wait_for_log("ready:", 60)
+        ground.connect()
         ground.node.destroy_publisher(ground.images)
-        start_node(
-            "replay", str(tmp_path), "--clock", "--loop", "--ros-args", "-r", "__ns:=/foxtrot"
-        )
-        wait_until(lambda: len(ground.detections) > 3, 20, "detections")
-        assert ground.init_client.wait_for_service(10)
-        first_stamp = 10**9
+        options = ("--clock", "--loop", "--frame-rate", str(rate), "--wait", "60")
+        start_node("replay", str(tmp_path), *options, "--ros-args", "-r", "__ns:=/foxtrot")
+        wait_until(lambda: len(ground.detections) > 3, 60, "detections")
+
+        def index_at(stamp: int) -> int:
+            return round((stamp - first_stamp) / 1e9 * rate)
 
         def designated() -> bool:
             """On the newest image said anything about; a loop may have begun again meanwhile."""
             stamp = nanoseconds(ground.statuses[-1].header.stamp)
-            index = round((stamp - first_stamp) / 1e9 * 30)
-            return ground.designate(scene.box(index), stamp).code == InitTarget.Response.SUCCESS
+            box = scene.box(index_at(stamp))
+            return ground.designate(box, stamp).code == InitTarget.Response.SUCCESS
 
-        wait_until(designated, 30, "a designation on an image that is still held")
-        process.wait_for_log("was set back", 20)
+        wait_until(designated, 60, "a designation on an image that is still held")
+        process.wait_for_log("was set back", 60)
         count = len(ground.statuses)
-        wait_until(lambda: len(ground.statuses) > count + 15, 20, "statuses after the loop")
+        wait_until(lambda: len(ground.statuses) > count + 15, 60, "statuses after the loop")
         statuses = [s for s in list(ground.statuses) if s.target_id]
         # Around the jump image and clock may be from different rounds: NaN when that is known.
         latencies = [s.latency for s in statuses if np.isfinite(s.latency)]
-        assert len(latencies) > len(statuses) - 10
-        assert np.median(latencies) < 0.2
+        assert len(latencies) > len(statuses) / 2
+        assert np.median(latencies) < 1.0
         overlaps = [
-            iou(box_from_message(message.detections[0].bbox), scene.box(index))
+            iou(box_from_message(message.detections[0].bbox), scene.box(index_at(stamp)))
             for stamp, message in list(ground.detections.items())
             if message.detections
-            for index in [round((stamp - first_stamp) / 1e9 * 30)]
         ]
         assert np.median(overlaps) > 0.5
     finally:
@@ -321,19 +327,22 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
     )
     subscribe(CameraInfo, "camera_info", infos.append, 100)
     try:
-        process.wait_for_log("ready:", 60)
+        ground.connect()
         ground.node.destroy_publisher(ground.images)
-        # Half as fast: this is about which image belongs to what, not about keeping up.
-        arguments = ["--init", "ground_truth", "--rate", "0.5", "--ros-args", "-r", "__ns:=/golf"]
-        replay = start_node("replay", str(bag), *(["--clock"] if clock else []), *arguments)
-        assert replay.process.wait(60) == 0, replay.output
+        # Last, and waited for: who has found this one has found the two before it.
+        subscribe(Image, "image", lambda message: None, 1)
+        # Slow: this is about which image belongs to what, not about keeping up.
+        arguments = ["--init", "ground_truth", "--rate", "0.25", "--subscribers", "2"]
+        arguments += ["--wait", "60", *(["--clock"] if clock else [])]
+        replay = start_node("replay", str(bag), *arguments, "--ros-args", "-r", "__ns:=/golf")
+        assert replay.process.wait(120) == 0, replay.output
         assert "designated" in replay.output
-        wait_until(lambda: len(truth) >= 38, 20, "the ground truth")
-        wait_until(lambda: max(truth) in ground.detections, 20, "the last detections")
+        wait_until(lambda: len(truth) >= 40, 60, lambda: f"{len(truth)} of the ground truth")
+        wait_until(lambda: max(truth) in ground.detections, 60, "the last detections")
         if clock:
             assert {stamp // 10**9 for stamp in truth} <= {1_700_000_000, 1_700_000_001}
         else:
-            assert abs(time.time() - max(truth) * 1e-9) < 60
+            assert abs(time.time() - max(truth) * 1e-9) < 120
         overlaps = [
             iou(
                 box_from_message(said.detections[0].bbox), box_from_message(true.detections[0].bbox)
@@ -343,7 +352,7 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
             and (said := ground.detections.get(stamp)) is not None
             and said.detections
         ]
-        assert len(overlaps) > 15
+        assert len(overlaps) > 5
         assert np.median(overlaps) > 0.5
         assert {message.width for message in infos} == {scene.width}
     finally:
@@ -353,13 +362,13 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
 
 def test_truth_that_is_not_there(start_node: Callable, video: Path) -> None:
     replay = start_node("replay", str(video), "--init", "ground_truth")
-    assert replay.process.wait(30) == 1
+    assert replay.process.wait(60) == 1
     assert "--init ground_truth needs a bag with a topic ground_truth" in replay.output
 
 
 def test_nobody_to_designate_to(start_node: Callable, video: Path) -> None:
     arguments = ["--wait", "0", "--init", "1,2,30,20", "--answer-time", "1"]
     replay = start_node("replay", str(video), *arguments)
-    assert replay.process.wait(30) == 1
+    assert replay.process.wait(60) == 1
     assert "the target cannot be designated: no service /mlkd/init_target" in replay.output
     assert "Traceback" not in replay.output

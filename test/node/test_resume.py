@@ -179,7 +179,7 @@ def test_what_is_too_old_or_broken_is_not_resumed(
     assert f"nothing is resumed: {path} was saved" in process.log
     assert ground.transition("activate")
     stamp = ground.now()
-    wait_until(lambda: ground.images.get_subscription_count() > 0, 20, "a subscription")
+    wait_until(lambda: ground.images.get_subscription_count() > 0, 60, "a subscription")
     ground.show(image_of(scene.image(0), stamp))
     assert ground.status_of(stamp).state == TrackStatus.IDLE
 

@@ -33,12 +33,12 @@ class Simulation(GroundStation):
             self.clock.publish(Clock(clock=time_message(moment)))
             return any(nanoseconds(d.header.stamp) == moment for d in self.diagnostics[-1:])
 
-        wait_until(heard, 20, f"diagnostics at {moment}")
+        wait_until(heard, 60, f"diagnostics at {moment}")
 
     def latencies(self) -> dict[str, float]:
         """Of the next diagnostics, in milliseconds."""
         self.diagnostics.clear()
-        wait_until(lambda: bool(self.diagnostics), 10, "diagnostics")
+        wait_until(lambda: bool(self.diagnostics), 60, "diagnostics")
         values = self.diagnostics[0].status[1].values
         return {v.key: float(v.value) for v in values if v.key.startswith("latency")}
 
@@ -70,7 +70,7 @@ def test_from_before_the_clock_to_its_second_beginning(
             s.level == DiagnosticStatus.WARN and "no time on /clock" in s.message for s in statuses
         )
 
-    wait_until(reported, 10, "the missing clock in the diagnostics")
+    wait_until(reported, 60, "the missing clock in the diagnostics")
 
     simulation.set_clock(100_000 * MS)
     simulation.show(image_of(scene.image(0), 99_950 * MS))
@@ -82,7 +82,7 @@ def test_from_before_the_clock_to_its_second_beginning(
     assert simulation.latencies()["latency max (ms)"] == pytest.approx(50.0, abs=1)
 
     simulation.set_clock(10_000 * MS)
-    process.wait_for_log("the clock was set back by 90.000 s", 10)
+    process.wait_for_log("the clock was set back by 90.000 s", 60)
     assert all(map(math.isnan, simulation.latencies().values()))
     # On its way since before: nobody can say how long.
     refused = simulation.designate(scene.box(5), 99_955 * MS)

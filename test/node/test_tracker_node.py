@@ -36,6 +36,8 @@ from mlkd_ros.tracking.geometry import iou
 
 Code = InitTarget.Response
 PRESENT = (TrackStatus.TRACKING, TrackStatus.UNCERTAIN)
+#: Images at once that the tracker cannot keep up with.
+BURST = 60
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +257,7 @@ def test_an_unusable_image_is_reported_and_the_target_kept(
     def reported() -> bool:
         return any(words in s.message for m in ground.diagnostics[-1:] for s in m.status)
 
-    wait_until(reported, 10, f"'{words}' in the diagnostics")
+    wait_until(reported, 60, f"'{words}' in the diagnostics")
     assert ground.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR
     assert_followed(ground, scene, 2, target_id)
     after = ground.status_of(ground.last_stamp)
@@ -304,15 +306,17 @@ def test_stamps_going_backwards_clear_the_history_and_keep_the_target(
 
 def test_the_overlay_is_made_on_demand_and_small(ground: GroundStation, scene: Scene) -> None:
     follow(ground, scene)
-    pictures: list[Image] = []
-    subscription = ground.node.create_subscription(Image, "overlay", pictures.append, 1)
-    for index in range(1, 60):
-        stamp = ground.now()
-        ground.show(image_of(scene.image(index), stamp))
-        if pictures:
-            break
-        time.sleep(PERIOD)
-    ground.node.destroy_subscription(subscription)
+    pictures = ground.subscribe(Image, "overlay")
+    index = 0
+
+    def drawn() -> bool:
+        nonlocal index
+        index += 1
+        ground.show(image_of(scene.image(index), ground.now()))
+        return bool(pictures)
+
+    wait_until(drawn, 60, "an overlay")
+    ground.unsubscribe(pictures)
     assert (pictures[0].encoding, pictures[0].width, pictures[0].height) == ("bgr8", 320, 240)
     pixels = np.frombuffer(pictures[0].data, np.uint8).reshape(240, 320, 3)
     assert nanoseconds(pictures[0].header.stamp) in ground.detections
@@ -341,11 +345,10 @@ def test_parameters_of_the_running_node(ground: GroundStation) -> None:
 def test_diagnostics_once_a_second(ground: GroundStation, scene: Scene) -> None:
     follow(ground, scene)
     ground.diagnostics.clear()
-    wait_until(lambda: len(ground.diagnostics) >= 2, 10, "two diagnostics")
-    first, second = ground.diagnostics[:2]
-    between = nanoseconds(second.header.stamp) - nanoseconds(first.header.stamp)
-    assert between == pytest.approx(1e9, abs=4e8)
-    images, tracking, *_ = second.status
+    wait_until(lambda: len(ground.diagnostics) >= 6, 60, "diagnostics")
+    stamps = [nanoseconds(message.header.stamp) for message in ground.diagnostics]
+    assert np.median(np.diff(stamps)) == pytest.approx(1e9, abs=4e8)
+    images, tracking, *_ = ground.diagnostics[1].status
     assert images.name == "/mlkd/tracker: images"
     assert "cpu" in tracking.hardware_id
     assert int({v.key: v.value for v in tracking.values}["processed"]) > 0
@@ -383,7 +386,7 @@ def test_before_any_image_before_a_good_one_and_two_targets(start, scene: Scene)
     response = ground.designate(scene.box(0))
     assert response.code == Code.NO_IMAGE
     ground.images.publish(damaged(image_of(scene.image(0), ground.now()), step=1))
-    wait_until(lambda: "unusable image" in process.log, 10, "a warning")
+    wait_until(lambda: "unusable image" in process.log, 60, "a warning")
     response = ground.designate(scene.box(0))
     assert response.code == Code.UNUSABLE_IMAGE
     assert "step is 1 bytes" in response.message
@@ -400,10 +403,10 @@ def test_before_any_image_before_a_good_one_and_two_targets(start, scene: Scene)
     ground.status_of(stamp)
     wait_until(
         lambda: (
-            {s.target_id for s in ground.statuses if nanoseconds(s.header.stamp) == stamp}
+            {s.target_id for s in list(ground.statuses) if nanoseconds(s.header.stamp) == stamp}
             == {"car", "1"}
         ),
-        10,
+        60,
         "a status of each",
     )
 
@@ -420,8 +423,12 @@ def test_before_any_image_before_a_good_one_and_two_targets(start, scene: Scene)
 
 def test_only_the_newest_image_is_tracked_and_all_others_are_counted(start, scene: Scene) -> None:
     """With as many targets as it takes to be slower than the camera."""
-    process, ground = start("golf", reliability="reliable", max_targets=16)
-    ground.connect(60)
+    # The middleware's queues have room for all of them: it is the node that leaves some out.
+    queue = {"qos_overrides./golf/image.subscription.depth": 2 * BURST}
+    process, ground = start("golf", reliability="reliable", max_targets=16, **queue)
+    ground.node.destroy_publisher(ground.images)
+    ground.images = ground.node.create_publisher(Image, "image", 2 * BURST)
+    ground.connect()
     play(ground, scene, range(1))
     for index in range(16):
         box = (20.0 * index, 12.0 * index, 40.0, 40.0)
@@ -429,57 +436,69 @@ def test_only_the_newest_image_is_tracked_and_all_others_are_counted(start, scen
     stamp = ground.now()
     ground.show(image_of(scene.image(1), stamp))
     before = ground.status_of(stamp)
-    burst = [image_of(scene.image(1 + i // 20), ground.now()) for i in range(60)]
+    burst = [image_of(scene.image(1 + i // 20), ground.now()) for i in range(BURST)]
     for message in burst:
         ground.images.publish(message)
-        # Not so fast that the middleware's queue of one drops them before the node has seen them.
-        time.sleep(0.001)
     last = nanoseconds(burst[-1].header.stamp)
-    wait_until(lambda: last in ground.detections, 20, "the newest image")
+    wait_until(lambda: last in ground.detections, 60, "the newest image")
     after = ground.status_of(last)
     received = after.frames_received - before.frames_received
     processed = after.frames_processed - before.frames_processed
     dropped = after.frames_dropped - before.frames_dropped
-    assert received == processed + dropped
+    assert received == processed + dropped == BURST
     assert dropped > 0
     assert processed == sum(nanoseconds(m.header.stamp) in ground.detections for m in burst)
 
 
 def test_a_default_tracker_follows_a_best_effort_camera_live(start, scene: Scene) -> None:
     """At 30 Hz, designated one second late, with images of its own rate arriving meanwhile."""
-    process, ground = start("bravo", camera="best_effort")
+    # A machine that is busy may have left out the image that the operator saw, or be late with it.
+    process, ground = start("bravo", camera="best_effort", history_duration=30.0)
     ground.connect()
-    process.wait_for_log("ready:", 60)
     stamps: list[int] = []
-    pending = None
     begin = time.monotonic()
-    for index in range(120):
-        stamps.append(ground.now())
-        ground.images.publish(image_of(scene.image(index), stamps[-1]))
-        if index == 45:
-            x, y, w, h = scene.box(15)
-            pending = ground.init_client.call_async(
-                InitTarget.Request(
-                    stamp=time_message(stamps[15]), x=x, y=y, width=w, height=h, target_id="x"
-                )
-            )
-        time.sleep(max(0.0, begin + (index + 1) * PERIOD - time.monotonic()))
-    assert pending is not None
-    wait_until(pending.done, 10, "an answer")
+
+    def fly(images: int) -> None:
+        for _ in range(images):
+            time.sleep(max(0.0, begin + len(stamps) * PERIOD - time.monotonic()))
+            stamps.append(ground.now())
+            ground.images.publish(image_of(scene.image(len(stamps) - 1), stamps[-1]))
+
+    fly(45)
+    seen = next(index for index in range(15, 45) if stamps[index] in ground.detections)
+    x, y, w, h = scene.box(seen)
+    request = InitTarget.Request(x=x, y=y, width=w, height=h, target_id="x")
+    request.stamp = time_message(stamps[seen])
+    pending = ground.init_client.call_async(request)
+
+    def answered() -> bool:
+        fly(1)
+        return pending.done()
+
+    wait_until(answered, 60, "an answer")
     response = pending.result()
     assert response.code == Code.SUCCESS, response.message
     newest = stamps.index(nanoseconds(response.status.header.stamp))
-    assert newest >= 45
-    overlaps = [
-        iou(only_box(ground.detections[stamp]), scene.box(index))
-        for index, stamp in enumerate(stamps)
-        if index > newest and stamp in ground.detections and ground.detections[stamp].detections
-    ]
-    assert len(overlaps) > 20
-    assert np.mean(overlaps) > 0.6
-    latencies = [s.latency for s in ground.statuses if s.target_id]
-    # Not how fast, which depends on the machine, but that nothing piles up.
-    assert np.median(latencies[-30:]) < 0.3
+    assert newest > seen
+
+    def overlaps() -> list[float]:
+        return [
+            iou(only_box(said), scene.box(index))
+            for index, stamp in enumerate(stamps)
+            if index > newest and (said := ground.detections.get(stamp)) and said.detections
+        ]
+
+    def followed() -> bool:
+        fly(30)
+        return len(overlaps()) > 30
+
+    wait_until(followed, 60, "images on which it is followed")
+    assert np.mean(overlaps()) > 0.6
+    # Not how fast, which depends on the machine, but that nothing piles up: it is at most two
+    # images late, of those that it has had time for.
+    statuses = [s for s in ground.statuses if s.target_id][-30:]
+    between = np.diff([nanoseconds(s.header.stamp) * 1e-9 for s in statuses])
+    assert np.median([s.latency for s in statuses]) < 3 * max(np.median(between), PERIOD)
 
 
 def test_a_qos_mismatch_is_named_in_log_and_diagnostics(start) -> None:
@@ -495,7 +514,7 @@ def test_a_qos_mismatch_is_named_in_log_and_diagnostics(start) -> None:
             "/charlie/ground" in s.message and s.level == DiagnosticStatus.ERROR for s in statuses
         )
 
-    wait_until(reported, 15, "the mismatch in the diagnostics")
+    wait_until(reported, 60, "the mismatch in the diagnostics")
 
 
 def test_silence_is_told_once_and_so_is_its_end(start, scene: Scene) -> None:
@@ -507,7 +526,7 @@ def test_silence_is_told_once_and_so_is_its_end(start, scene: Scene) -> None:
     ground.images.publish(image_of(scene.image(0), ground.now()))
     process.wait_for_log("images on /delta/image again")
     process.wait_for_log("on /delta/image: though it has 1 publisher(s)")
-    time.sleep(2.2)
+    time.sleep(2.2)  # It looks once a second: had it said that again, it would have by now.
     assert process.log.count("no image for") == 2
 
 
@@ -523,6 +542,6 @@ def test_silence_is_told_once_and_so_is_its_end(start, scene: Scene) -> None:
 def test_what_cannot_work_ends_it_with_an_error(parameters: dict, words: str) -> None:
     process = TrackerProcess(**parameters)
     assert process.process.wait(60) == 1
-    wait_until(lambda: words in process.log, 5, lambda: process.log)
+    wait_until(lambda: words in process.log, 60, lambda: process.log)
     assert "[FATAL]" in process.log
     assert "Traceback" not in process.log

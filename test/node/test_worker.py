@@ -57,7 +57,7 @@ class Bench:
         return [held.number for held, _ in self.published]
 
     def wait_for(self, count: int) -> None:
-        wait_until(lambda: len(self.published) >= count, 10, f"{count} processed images")
+        wait_until(lambda: len(self.published) >= count, 60, f"{count} processed images")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def bench(shipped_tracker: Tracker):
 def test_newest_image_only_and_every_other_one_is_counted(bench: Bench, scene: Scene) -> None:
     bench.worker.start()
     bench.may_publish.clear()
-    wait_until(lambda: bench.worker.targets is not None, 10, "the tracker")
+    wait_until(lambda: bench.worker.targets is not None, 60, "the tracker")
     bench.offer(scene, 0)
     bench.wait_for(1)
     for index in range(1, 8):
@@ -100,7 +100,7 @@ def test_after_catching_up_the_image_in_between_is_not_tracked_twice(
     bench: Bench, scene: Scene
 ) -> None:
     bench.worker.start()
-    wait_until(lambda: bench.worker.targets is not None, 10, "the tracker")
+    wait_until(lambda: bench.worker.targets is not None, 60, "the tracker")
     bench.may_publish.clear()
     bench.offer(scene, 0)
     bench.wait_for(1)
@@ -114,7 +114,7 @@ def test_after_catching_up_the_image_in_between_is_not_tracked_twice(
         bench.offer(scene, index)
     bench.command(lambda targets: designate(targets))
     bench.may_publish.set()
-    wait_until(lambda: len(bench.answers) == 1, 10, "an answer")
+    wait_until(lambda: len(bench.answers) == 1, 60, "an answer")
     done, error = bench.answers[0]
     assert error is None
     assert done.newest.number == 6
@@ -128,16 +128,16 @@ def test_after_catching_up_the_image_in_between_is_not_tracked_twice(
 
 def test_a_failing_image_or_command_ends_nothing(bench: Bench, scene: Scene, monkeypatch) -> None:
     bench.worker.start()
-    wait_until(lambda: bench.worker.targets is not None, 10, "the tracker")
+    wait_until(lambda: bench.worker.targets is not None, 60, "the tracker")
     with monkeypatch.context() as patch:
         patch.setattr(TargetSet, "step", lambda *_: 1 / 0)
         bench.offer(scene, 0)
-        wait_until(lambda: bool(bench.failures), 10, "a failure")
+        wait_until(lambda: bool(bench.failures), 60, "a failure")
     assert bench.failures[0][0] == "tracking on image 1"
     assert bench.worker.dropped == {"failed": 1}
     bench.command(lambda _: 1 / 0)
     bench.command(TargetSet.forget)
-    wait_until(lambda: len(bench.answers) == 2, 10, "two answers")
+    wait_until(lambda: len(bench.answers) == 2, 60, "two answers")
     assert isinstance(bench.answers[0][1], ZeroDivisionError)
     assert bench.answers[1] == ([], None)
     bench.offer(scene, 1)
@@ -145,7 +145,7 @@ def test_a_failing_image_or_command_ends_nothing(bench: Bench, scene: Scene, mon
     with monkeypatch.context() as patch:
         patch.setattr(bench.worker, "_publish", lambda *_: 1 / 0)
         bench.offer(scene, 2)
-        wait_until(lambda: len(bench.failures) == 2, 10, "another failure")
+        wait_until(lambda: len(bench.failures) == 2, 60, "another failure")
     assert bench.failures[1][0] == "publishing about image 3"
     bench.offer(scene, 3)
     bench.wait_for(2)
@@ -173,7 +173,7 @@ def test_an_image_that_failed_is_tried_again_after_a_recovery(
 
 def test_commands_not_begun_when_it_stops_are_refused(bench: Bench, scene: Scene) -> None:
     bench.worker.start()
-    wait_until(lambda: bench.worker.targets is not None, 10, "the tracker")
+    wait_until(lambda: bench.worker.targets is not None, 60, "the tracker")
     bench.may_publish.clear()
     bench.offer(scene, 0)
     bench.wait_for(1)

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from ros_support import introduce
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.msg import TrackStatus
@@ -47,6 +48,11 @@ class Observer:
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def meet(self, *others: str) -> None:
+        """Wait until these nodes know this one: from then on it hears all that they say."""
+        for other in others:
+            introduce(self.node, other)
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):

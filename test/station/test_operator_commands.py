@@ -21,6 +21,7 @@ def test_a_target_is_designated_followed_and_stopped(
 ) -> None:
     start_node("night_camera", "--ros-args", *CAMERA)
     start_node("tracker", "--ros-args", *TRACKER)
+    observer.meet("night_camera", "tracker")
     wait_until(observer.newest, "a processed image")
     result = mlkd("status", "--once", "--timeout", 60)
     assert result.returncode == 0, result.stderr

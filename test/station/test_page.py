@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ class Operator:
         assert await self.page.evaluate("'held' in view.dataset")
         return await self.target(await self.shown())
 
+    async def spot(self, across: float, down: float) -> tuple[float, float]:
+        """A place on the picture, by its shares of width and height, once that has its place."""
+        await self.page.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        x, y, w, h = await self.page.evaluate(
+            "(() => { const r = marks.getBoundingClientRect();"
+            " return [r.x, r.y, r.width, r.height]; })()"
+        )
+        return x + w * across, y + h * down
+
     async def drag_to(self, x: float, y: float) -> None:
         for step in (0.3, 0.7, 1.0):
             await self.page.mouse("mouseMoved", x - 20 * (1 - step), y - 20 * (1 - step))
@@ -93,6 +105,7 @@ def in_browser(
 def test_drag_follow_stop(start_node: Callable, observer: Observer) -> None:
     start_node("night_camera", "--ros-args", *CAMERA)
     tracker = start_node("tracker", "--ros-args", *TRACKER)
+    observer.meet("night_camera", "tracker")
     address = address_of(start_node("ground_station", *STATION))
 
     async def act(operator: Operator) -> None:
@@ -147,6 +160,7 @@ COLOURS = (
 def test_click_keys_and_touch(start_node: Callable, observer: Observer) -> None:
     start_node("night_camera", "--ros-args", *CAMERA)
     start_node("tracker", "--ros-args", *TRACKER, "-p", "max_targets:=2")
+    observer.meet("night_camera", "tracker")
     address = address_of(start_node("ground_station", *STATION))
 
     async def act(operator: Operator) -> None:
@@ -172,10 +186,7 @@ def test_click_keys_and_touch(start_node: Callable, observer: Observer) -> None:
         # The second target by touch, on the screen of a phone.
         await page.resize(390, 844, phone=True)
         await page.wait_for("view.clientWidth <= 390")
-        x, y = await page.evaluate(
-            "(() => { const r = marks.getBoundingClientRect();"
-            " return [r.x + r.width / 4, r.y + r.height / 4]; })()"
-        )
+        x, y = await operator.spot(0.25, 0.25)
         await page.touch("touchStart", (x, y))
         await page.touch("touchMove", (x + 25, y + 15))
         await page.touch("touchMove", (x + 40, y + 30))
@@ -185,8 +196,10 @@ def test_click_keys_and_touch(start_node: Callable, observer: Observer) -> None:
 
         # One of them is stopped by its button, a third is refused in the tracker's words.
         await page.resize(1280, 800)
+        await page.wait_for("view.clientWidth > 390")
+        x, y = await operator.spot(0.5, 0.5)
         for kind in ("mousePressed", "mouseReleased"):
-            await page.mouse(kind, 400, 300)
+            await page.mouse(kind, x, y)
         assert (await operator.reply("init", 3))["code"] == "TOO_MANY_TARGETS"
         await page.click("#targets li:last-child button:last-child")
         assert (await operator.reply("stop", 1))["code"] == "SUCCESS"
@@ -221,5 +234,63 @@ def test_the_page_says_what_is_missing(start_node: Callable, observer: Observer)
         # Without a tracker, the video goes on.
         before = await operator.shown()
         await page.wait_for(f"BigInt(view.dataset.stamp) > {before + 2 * 10**9}n")
+
+    in_browser(act, address, observer)
+
+
+def test_the_tracker_dies_and_comes_back(
+    start_node: Callable, observer: Observer, tmp_path: Path
+) -> None:
+    """Killed in flight, and started again to resume its target: the page goes on, not reloaded."""
+    start_node("night_camera", "--ros-args", *CAMERA)
+    resume = ("-p", "resume:=true", "-p", f"resume_file:={tmp_path / 'targets.npz'}")
+    tracker = start_node("tracker", "--ros-args", *TRACKER, *resume)
+    observer.meet("night_camera", "tracker")
+    address = address_of(start_node("ground_station", *STATION))
+
+    async def act(operator: Operator) -> None:
+        page = operator.page
+        await page.evaluate("window.loadedOnce = true")
+        await operator.state("IDLE")
+        await page.wait_for("view.dataset.stamp")
+        _, _, right, bottom = await operator.press()
+        await operator.drag_to(right, bottom)
+        await page.mouse("mouseReleased", right, bottom)
+        reply = await operator.reply("init", 1)
+        assert reply["code"] == "SUCCESS", reply
+        name = reply["text"].split("target ")[1].split()[0]
+        await operator.state("TRACKING")
+        await wait_for((tmp_path / "targets.npz").is_file, "the saved target")
+
+        tracker.process.kill()
+        tracker.process.wait()
+        # At first silence: DDS takes its time to miss who did not say good-bye.
+        await page.wait_for(
+            "document.getElementById('state').dataset.state === 'NO NEWS' && "
+            "document.getElementById('state-note').textContent.includes('Nothing heard of the')"
+        )
+        await page.wait_for("document.querySelector('#targets li').dataset.state === 'OLD'")
+        # No box is drawn on pictures that the tracker has not seen; the video goes on without it.
+        before = await operator.shown()
+        await page.wait_for(f"BigInt(view.dataset.stamp) > {before + 2 * 10**9}n")
+        assert await page.evaluate("drawnColours().green".replace("drawnColours()", COLOURS)) == 0
+        await operator.state("NO TRACKER")
+        assert await page.evaluate("document.getElementById('stop').disabled")
+
+        before = await operator.shown()
+        start_node("tracker", "--ros-args", *TRACKER, *resume)
+        # It is resumed without the operator, under its name.
+        await operator.state("TRACKING", 120)
+        await wait_for(
+            lambda: [s for s in observer.since(before) if observer.overlap(s) > 0.5], "the target"
+        )
+        assert await page.evaluate("document.querySelector('#targets li').dataset.target") == name
+        await page.wait_for("drawnColours().green > 10".replace("drawnColours()", COLOURS))
+        # And it listens to the page again.
+        await page.click("#stop")
+        assert (await operator.reply("stop", 1))["code"] == "SUCCESS"
+        await operator.state("IDLE")
+        assert len(await operator.replies("init")) == 1
+        assert await page.evaluate("window.loadedOnce")
 
     in_browser(act, address, observer)
