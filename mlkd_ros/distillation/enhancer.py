@@ -277,11 +277,12 @@ def _with_weights(network: Enhancer, weights: Mapping[str, Tensor], path: Path) 
 
 
 def load_enhancer(specification: str | Path, downscale: int | None = None) -> Enhancer:
-    """An enhancer in eval mode: ``identity``, ``gamma``, ``gamma:0.4``, or a file.
+    """An enhancer in eval mode: ``identity``, ``gamma``, ``gamma:0.4``, a file, ``FILE:12``.
 
     A file is our ``.safetensors``, or a published state dict of Zero-DCE, Zero-DCE++ or
-    DarkLighter. ``downscale`` replaces a curve network's own (published ones have 1, which costs a
-    CPU 0.3 s a patch). CheckpointError or ValueError names what cannot be used.
+    DarkLighter. ``downscale``, or the number behind the file, replaces a curve network's own
+    (state dicts do not hold one and get 1, which costs a CPU 0.3 s a patch; Zero-DCE++ is meant
+    for 12, arXiv 2103.00860). CheckpointError or ValueError names what cannot be used.
     """
     name, _, argument = str(specification).partition(":")
     if name == "identity":
@@ -291,7 +292,8 @@ def load_enhancer(specification: str | Path, downscale: int | None = None) -> En
         if not math.isfinite(gamma) or gamma <= 0:
             raise ValueError(f"{specification}: gamma must be a positive number")
         return GammaEnhancer(gamma).eval()
-    path = Path(specification)
+    path, given = enhancer_file(specification)
+    downscale = given if downscale is None else downscale
     if not path.is_file():
         raise CheckpointError(f"{path}: no such enhancer file (or one of {', '.join(BASELINES)})")
     network = _load_ours(path) if path.suffix == ".safetensors" else _load_published(path)
@@ -301,6 +303,14 @@ def load_enhancer(specification: str | Path, downscale: int | None = None) -> En
         network.downscale = downscale
         network.settings["downscale"] = downscale
     return network
+
+
+def enhancer_file(specification: str | Path) -> tuple[Path, int | None]:
+    """The file of ``FILE`` or ``FILE:DOWNSCALE``, and the number."""
+    name, colon, number = str(specification).rpartition(":")
+    if colon and number.isdigit() and int(number) > 0:
+        return Path(name), int(number)
+    return Path(specification), None
 
 
 def enhance_image(enhancer: Enhancer, image: np.ndarray) -> np.ndarray:

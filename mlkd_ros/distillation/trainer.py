@@ -120,10 +120,36 @@ class _Means:
         return means
 
 
+class _Waits:
+    """How much of the time goes by before the next batch is there."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._waited = 0.0
+
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time that each is waited for."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def share(self) -> float:
+        """Share of the time since the last call, 0 to 1."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._since, self._waited = now, 0.0
+        return share
+
+
 class Trainer:
     """Runs an objective over the pairs of a sampler, in ``folder``.
 
-    ``folder`` gets ``last.pt`` (everything a resume needs), ``log.csv`` and ``epochs.csv``; what
+    ``folder`` gets ``last.pt`` (everything a resume needs), ``log.csv`` and ``epochs.csv``
+    (``wait`` in the first: the share of the time in which the step waited for its pairs); what
     ships is written by ``student.write_student``. Pair ``i`` of the run is a pure function of seed
     and ``i``, so a resumed run sees what an uninterrupted one would have seen, and several
     processes see together what one would.
@@ -213,8 +239,8 @@ class Trainer:
             disable=not progress or rank() > 0,
         )  # fmt: skip
         log, epochs = (_Table(self.folder / n, self.step) for n in ("log.csv", "epochs.csv"))
-        began = time.monotonic()
-        for batch in self.batches():
+        began, waits = time.monotonic(), _Waits()
+        for batch in waits.watch(self.batches()):
             figures = self.train_step(to_device(batch, self.device))
             self._interval.add(figures)
             self._epoch.add(figures)
@@ -224,7 +250,8 @@ class Trainer:
                 epochs.add(self.step, self._epoch.take())
             if self.step % self.config.log_every == 0:
                 means = self._interval.take()
-                log.add(self.step, {"seconds": time.monotonic() - began, **means})
+                elapsed = time.monotonic() - began
+                log.add(self.step, {"seconds": elapsed, "wait": waits.share(), **means})
                 bar.set_postfix({k: f"{v:.3f}" for k, v in list(means.items())[:4]})
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.save()

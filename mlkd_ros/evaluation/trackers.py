@@ -12,7 +12,8 @@ A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
   an ensemble.
 
 ``@ENHANCER`` behind any of these puts a low-light enhancer in front of it, as published night
-trackers have one: ``csrt@gamma``, ``kcf@zerodce.pth`` (see ``distillation.enhancer``).
+trackers have one: ``csrt@gamma``, ``kcf@zerodcepp.pth:12`` (see
+``distillation.enhancer.load_enhancer``).
 """
 
 from __future__ import annotations
@@ -295,11 +296,12 @@ def _split(specification: str) -> tuple[str, str]:
 
 
 def _enhancer_label(enhancer: str) -> str:
-    return (
-        Path(enhancer).stem
-        if Path(enhancer).suffix in (".pth", ".pt", ".safetensors")
-        else (enhancer.replace(":", "-"))
-    )
+    from mlkd_ros.distillation.enhancer import enhancer_file
+
+    path, downscale = enhancer_file(enhancer)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        return enhancer.replace(":", "-")
+    return path.stem if downscale is None else f"{path.stem}-{downscale}"
 
 
 def tracker_identity(specification: str) -> str:
@@ -319,9 +321,12 @@ def tracker_identity(specification: str) -> str:
             raise ValueError(f"{path}: no such file, named for tracker {kind}")
         digest.update(path.read_bytes())
     if enhancer:
+        from mlkd_ros.distillation.enhancer import enhancer_file
+
         digest.update(enhancer.encode())
-        if Path(enhancer).is_file():
-            digest.update(Path(enhancer).read_bytes())
+        path, _ = enhancer_file(enhancer)
+        if path.is_file():
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

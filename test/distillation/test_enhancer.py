@@ -122,7 +122,9 @@ def test_published_state_dicts_are_read(tmp_path, kind):
         with pytest.raises(ValueError, match="only curve networks"):
             load_enhancer(tmp_path / "published.pth", downscale=4)
     else:
-        assert load_enhancer(tmp_path / "published.pth", downscale=4)(patch).shape == patch.shape
+        smaller = load_enhancer(tmp_path / "published.pth", downscale=4)
+        assert smaller(patch).shape == patch.shape
+        assert torch.equal(load_enhancer(f"{tmp_path / 'published.pth'}:4")(patch), smaller(patch))
 
 
 def test_darklighter_removes_noise_and_raises_light():

@@ -26,7 +26,8 @@ SCRIPT = Path(__file__).with_name("toy_training.py")
 def rows(path):
     with path.open(encoding="utf-8") as file:
         return [
-            {k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)
+            {k: float(v) for k, v in row.items() if k not in ("seconds", "wait")}
+            for row in csv.DictReader(file)
         ]
 
 
@@ -40,6 +41,8 @@ def test_a_run_learns_and_logs(cache, tmp_path):
     lines = rows(tmp_path / "log.csv")
     assert [line["step"] for line in lines] == list(range(1, 31))
     assert sum(line["loss"] for line in lines[-5:]) < sum(line["loss"] for line in lines[:5])
+    with (tmp_path / "log.csv").open(encoding="utf-8") as file:
+        assert all(0 <= float(row["wait"]) <= 1 for row in csv.DictReader(file))
     epochs = rows(tmp_path / "epochs.csv")
     assert [line["step"] for line in epochs] == [4, 8, 12, 16, 20, 24, 28, 30]
     mean = sum(line["loss"] for line in lines[:4]) / 4

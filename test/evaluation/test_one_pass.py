@@ -142,6 +142,7 @@ def test_the_teacher_sees_enhanced_patches_and_always_has_a_box() -> None:
     assert box is not None and box == pytest.approx((140, 100, 40, 40), abs=6)
     assert teacher.update(np.zeros_like(image)) is not None
     assert trackers.tracker_label(f"teacher={path}@gamma") == "teacher-student@gamma"
+    assert trackers.tracker_label(f"teacher={path},b.pth@x/e.pth:12") == "teacher-student+b@e-12"
 
 
 def test_opencv_trackers_follow_a_bright_square() -> None:
