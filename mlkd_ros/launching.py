@@ -53,7 +53,7 @@ def parameter_argument(name: str) -> DeclareLaunchArgument:
         choices = BOOLEAN
     return argument(
         name,
-        f"{declared.metadata['description']} Empty: as in params_file.",
+        f"{declared.metadata['description']} Not given: as in params_file.",
         choices=["", *choices] if choices else None,
     )
 

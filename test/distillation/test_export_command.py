@@ -31,14 +31,16 @@ def test_writes_what_agrees_with_the_reference(tmp_path, images, capsys, kind):
         pytest.importorskip("openvino")
     out = tmp_path / "out"
     assert call("--format", kind, "-o", out, "--data", images, "--crops", 6) == 0
-    assert "mean IoU with the reference's boxes on 6 crops: 1.0000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "reference's boxes on 6 crops: 1.0000 at 255x255, 1.0000 at 159x159" in said
     if kind == "checkpoint":
         written = load_checkpoint(out / default_checkpoint().name)
-        assert set(written.graphs) == {"template", "search"}
+        assert set(written.graphs) == {"template", "search", "search_near"}
         assert written.settings == load_checkpoint().settings
     else:
         suffix = {"onnx": "onnx", "openvino": "xml"}[kind]
-        assert {f"template.{suffix}", f"search.{suffix}"} <= {p.name for p in out.iterdir()}
+        graphs = {f"{name}.{suffix}" for name in ("template", "search", "search_near")}
+        assert graphs <= {p.name for p in out.iterdir()}
 
 
 def test_rendered_flights_are_compared_by_default(tmp_path, capsys):
@@ -46,11 +48,13 @@ def test_rendered_flights_are_compared_by_default(tmp_path, capsys):
     assert "on 3 crops" in capsys.readouterr().out
 
 
-def test_refuses_to_write_another_student(tmp_path, images, capsys, monkeypatch):
+@pytest.mark.parametrize("graphs", [("search", "search_near"), ("search_near",)])
+def test_refuses_to_write_another_student(tmp_path, images, capsys, monkeypatch, graphs):
     def wrong(student):
+        right = export_onnx(student)
         for parameter in student.reg_head.parameters():
             parameter.data += 0.3
-        return export_onnx(student)
+        return right | {name: export_onnx(student)[name] for name in graphs}
 
     export_onnx = export.export_onnx
     monkeypatch.setattr(export, "export_onnx", wrong)

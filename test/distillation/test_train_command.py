@@ -31,7 +31,7 @@ def test_a_room_from_scratch_to_a_checkpoint_that_flies(material, cache, tmp_pat
         checkpoint = load_checkpoint(run / f"student_{kind}.safetensors")
         assert checkpoint.provenance["name"] == kind
         assert checkpoint.provenance["teacher"] == ["teacher.safetensors"]
-        assert set(checkpoint.graphs) == {"template", "search"}
+        assert set(checkpoint.graphs) == {"template", "search", "search_near"}
     head, line = (run / "epochs.csv").read_text().splitlines()
     figures = dict(zip(head.split(","), map(float, line.split(",")), strict=True))
     wins = sum(figures[f"{kind}.wins"] for kind in ("l2", "spatial", "threshold"))

@@ -21,10 +21,11 @@ from mlkd_ros.tracking.geometry import iou
 class InputGround(GroundStation):
     """Publishes and collects messages of any kind beside the images."""
 
-    def compress(self) -> None:
+    def compress(self, image_topic: str = "image") -> None:
         """Have a camera that compresses."""
         self.node.destroy_publisher(self.images)
-        self.images = self.node.create_publisher(CompressedImage, "image/compressed", 10)
+        topic = f"{image_topic}/compressed"
+        self.images = self.node.create_publisher(CompressedImage, topic, 10)
 
     def publisher(self, kind: type, name: str, depth: int = 10) -> Any:
         """A publisher that the tracker has found."""

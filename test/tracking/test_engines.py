@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every engine gives the same boxes: one definition of the ranking, several runtimes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,14 @@ WINDOWS = [
 ]
 
 
+NEAR = [
+    CropWindow(98, 88, 125, 159),  # enlarged
+    CropWindow(60, 10, 159, 159),  # as it is
+    CropWindow(-40, 100, 168, 159),  # over the border
+    CropWindow(-500, -500, 100, 159),  # outside
+]
+
+
 def regions(template, windows=WINDOWS):
     return [Region(window, template, 40.0, 30.0, 0.3) for window in windows]
 
@@ -63,6 +73,25 @@ def test_ranking_is_the_same_in_numpy_and_torch(architecture):
     )
     assert ours.shape == (5, 6)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_near_window_ranks_as_the_middle_of_the_whole_one():
+    """Maps of 9 x 9 cells cut out of 15 x 15: the same box, as far from the window's middle."""
+    shape = STUDENT_SHAPES["mobile_s16"]
+    assert (shape.near_size, shape.cells_of(shape.near_size)) == (159, 9)
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 2, (4, 2, 15, 15)).astype(np.float32)
+    regression = rng.uniform(20, 40, (4, 4, 15, 15)).astype(np.float32)
+    for i, (row, column) in enumerate([(3, 3), (7, 7), (11, 4), (6, 11)]):
+        logits[i, 1, row, column] = 12.0
+    prior = np.array([[60, 60, 0.455]] * 4, np.float32)
+    whole = Ranking(shape, 0.138).best(logits, regression, prior)
+    middle = [np.ascontiguousarray(maps[:, :, 3:12, 3:12]) for maps in (logits, regression)]
+    near = Ranking(shape, 0.138, size=159).best(*middle, prior)
+    whole[:, :2] -= 255 / 2
+    near[:, :2] -= 159 / 2
+    np.testing.assert_allclose(near, whole, rtol=1e-5, atol=1e-4)
+    assert np.abs(whole[0, :2]).min() > 40
 
 
 def test_ranking_by_hand():
@@ -103,13 +132,13 @@ def test_the_fused_student_is_the_same_function(architecture):
     student.eval()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     fused = fuse(student)
-    size = student.search_size
-    with torch.no_grad():
-        patches = torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255
-        ours = fused.search(patches[1], *fused.template(patches[0]))
-        reference = student(*patches)
-    for a, b in zip((*ours[:2], *ours[2]), (*reference[:2], *reference[2]), strict=True):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+    for size in STUDENT_SHAPES[architecture].search_sizes:
+        with torch.no_grad():
+            patches = torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255
+            ours = fused.search(patches[1], *fused.template(patches[0]))
+            reference = student(*patches)
+        for a, b in zip((*ours[:2], *ours[2]), (*reference[:2], *reference[2]), strict=True):
+            assert torch.allclose(a, b, rtol=1e-3, atol=1e-3)
     after = student.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -159,6 +188,46 @@ def test_engines_find_the_same_candidates_as_the_reference(checkpoint, frame, na
         np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.5)
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_the_near_window_gives_the_candidates_of_the_reference(checkpoint, frame, name):
+    """In any order and mixture of sizes."""
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    found = []
+    for each in (create_engine(checkpoint, "cpu", kind) for kind in (name, "torch")):
+        assert each.search_sizes == (255, 159)
+        first, second = (
+            each.template(crop(frame, CropWindow(x, 80, 127, 127))[None]) for x in (90, 30)
+        )
+        near, whole = regions(first, NEAR), regions(second)
+        mixed = [whole[0], near[0], near[2], whole[1], near[1]]
+        found.append([each.locate(frame, some) for some in (near, mixed, near[:1])])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.5)
+    near, mixed, single = found[0]
+    np.testing.assert_array_equal(mixed[[1, 4, 2]], near[:3])
+    np.testing.assert_array_equal(single, near[:1])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_a_checkpoint_of_before_the_near_window_searches_the_whole_region(
+    checkpoint, frame, name
+):
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    graphs = {key: checkpoint.graphs[key] for key in ("template", "search")}
+    engine = create_engine(replace(checkpoint, graphs=graphs), "cpu", name)
+    assert engine.search_sizes == (255,)
+    engine.warm_up()
+    template = engine.template(crop(frame, CropWindow(90, 80, 127, 127))[None])
+    expected = create_engine(checkpoint, "cpu", name).locate(frame, regions(template))
+    np.testing.assert_allclose(engine.locate(frame, regions(template)), expected, atol=1e-3)
+
+
+def test_one_size_of_window_on_a_gpu(checkpoint):
+    assert CudaEngine(checkpoint, "cpu").search_sizes == (255,)
+
+
 def test_more_windows_than_one_batch(checkpoint, frame):
     engine = CudaEngine(checkpoint, "cpu")
     template = engine.template(np.zeros((1, 127, 127, 3), np.uint8))
@@ -183,7 +252,8 @@ def test_templates_of_a_batch_are_replaced_one_by_one(checkpoint, frame):
 def test_a_batch_shape_profile_for_tensorrt(monkeypatch, tmp_path, checkpoint):
     """Written against ONNX Runtime's documentation: every input needs its range of shapes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    inputs = create_engine(checkpoint, "cpu", "onnxruntime")._search.get_inputs()
+    session = create_engine(checkpoint, "cpu", "onnxruntime")._searches[255]._session
+    inputs = session.get_inputs()
     (name, settings), (fallback, _) = _tensorrt_providers("cuda:1", inputs)
     assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert settings["device_id"] == 1

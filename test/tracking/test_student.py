@@ -53,15 +53,28 @@ def test_shapes_known_to_the_tracker_are_those_of_the_network(architecture):
     student, shape = randomised(architecture), STUDENT_SHAPES[architecture]
     assert (student.template_size, student.search_size) == (shape.template_size, shape.search_size)
     assert (student.cells, student.stride) == (shape.cells, shape.stride)
+    assert student.near_size == shape.near_size
     anchors = max(1, len(shape.anchor_ratios))
-    with torch.no_grad():
-        output = student(
-            torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, *[shape.search_size] * 2) * 255
-        )
-    assert output.classification.shape == (2, 2 * anchors, shape.cells, shape.cells)
-    assert output.regression.shape == (2, 4 * anchors, shape.cells, shape.cells)
-    for part in shape.coder().decode(output.regression.numpy()):
-        assert part.shape == (2, anchors * shape.cells**2)
+    for size in shape.search_sizes:
+        cells = shape.cells_of(size)
+        assert cells % 2 == 1  # one is in the middle
+        with torch.no_grad():
+            output = student(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255)
+        assert output.classification.shape == (2, 2 * anchors, cells, cells)
+        assert output.regression.shape == (2, 4 * anchors, cells, cells)
+        for part in shape.coder(size).decode(output.regression.numpy()):
+            assert part.shape == (2, anchors * cells**2)
+
+
+def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees():
+    """Cell for cell, away from the border and but for the means over the window."""
+    shape = STUDENT_SHAPES["mobile_s16"]
+    near, whole = (shape.coder(size) for size in (shape.near_size, shape.search_size))
+    corner = (shape.search_size - shape.near_size) / 2
+    places = set(zip(whole.x.tolist(), whole.y.tolist(), strict=True))
+    assert {(x + corner, y + corner) for x, y in zip(near.x, near.y, strict=True)} < places
+    # The patch's corner falls on a pixel that the trunk's strides take.
+    assert corner % shape.stride == 0
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -83,11 +96,12 @@ def test_engines_agree(architecture, tmp_path):
     shape = STUDENT_SHAPES[architecture]
     rng = np.random.default_rng(1)
     template = rng.integers(0, 255, (1, 127, 127, 3), np.uint8)
-    search = rng.integers(0, 255, (3, shape.search_size, shape.search_size, 3), np.uint8)
+    searches = [rng.integers(0, 255, (3, s, s, 3), np.uint8) for s in shape.search_sizes]
     outputs = []
     for name in ("onnxruntime", "torch"):
         engine = create_engine(checkpoint, "cpu", name)
-        outputs.append(engine.search(engine.template(template), search))
+        features = engine.template(template)
+        outputs.append([part for search in searches for part in engine.search(features, search)])
     for ours, reference in zip(*outputs, strict=True):
         assert ours.shape == reference.shape
         assert np.abs(ours - reference).max() < 1e-3 * max(1.0, np.abs(reference).max())
@@ -104,7 +118,7 @@ def test_graphs_hold_no_operator_outside_the_default_domain():
 def test_the_shipped_student_is_whole_and_small():
     checkpoint = load_checkpoint()
     assert checkpoint.architecture in ARCHITECTURES
-    assert set(checkpoint.graphs) == {"template", "search"}
+    assert set(checkpoint.graphs) == {"template", "search", "search_near"}
     assert checkpoint.provenance["start"]
     assert default_checkpoint().stat().st_size < 15e6
 

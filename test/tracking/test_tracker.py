@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker with the shipped weights, on a scene whose every pixel is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mlkd_ros.tracking import (
 )
 from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
+from mlkd_ros.tracking.presence import calibrated_confidence
 
 SIZE = (640, 360)
 
@@ -194,11 +197,155 @@ def test_a_gap_in_the_images_is_no_loss(tracker):
     assert hidden.confidence < 0.2
 
 
+class Looks:
+    """The windows that an engine is asked for: a list of (size, row of the answer) a call."""
+
+    def __init__(self, engine, monkeypatch):
+        self.calls = []
+        self._locate = engine.locate
+        monkeypatch.setattr(engine, "locate", self)
+
+    def __call__(self, frame, regions):
+        found = self._locate(frame, regions)
+        self.calls.append([(r.window.size, row) for r, row in zip(regions, found, strict=True)])
+        return found
+
+    def sizes(self):
+        """Sizes of the calls since it was last asked."""
+        sizes = [[size for size, _ in call] for call in self.calls]
+        self.calls = []
+        return sizes
+
+
+def confidence(tracker, row):
+    return calibrated_confidence(float(row[4]), *tracker.settings.calibration)
+
+
+def test_a_sure_target_is_looked_for_nearby_and_everywhere_on_doubt(tracker, monkeypatch):
+    looks = Looks(tracker._engine, monkeypatch)
+    tracker.init(*scene(100, 120))
+    sizes = []
+    for _ in range(5):
+        tracker.update(scene(100, 120)[0])
+        sizes += looks.sizes()
+    # After the designation nobody knows how well it will be seen.
+    assert sizes == [[255]] + [[159]] * 4
+    hidden = tracker.update(scene(0, 0, shown=False)[0])
+    (_, (_, whole)) = (call[0] for call in looks.calls)
+    assert hidden.confidence == confidence(tracker, whole) < 0.5
+    assert looks.sizes() == [[159], [255]]
+    tracker.update(scene(0, 0, shown=False)[0])
+    assert looks.sizes() == [[255]]
+    for _ in range(4):
+        result = tracker.update(scene(100, 120)[0])
+    assert (result.state, looks.sizes()[-1]) == (TrackState.TRACKING, [159])
+
+
+def test_a_sudden_step_out_of_the_near_window_is_seen_in_the_same_image(tracker, monkeypatch):
+    looks = Looks(tracker._engine, monkeypatch)
+    tracker.init(*scene(200, 150))
+    for _ in range(5):
+        tracker.update(scene(200, 150)[0])
+    looks.sizes()
+    image, box = scene(245, 150)
+    result = tracker.update(image)
+    assert looks.sizes() == [[159], [255]]
+    assert result.state == TrackState.TRACKING
+    assert iou(result.box, box) > 0.5
+
+
+def test_a_target_cut_by_the_near_window_is_looked_at_whole(tracker, monkeypatch):
+    """However sure the network is of what it sees of it."""
+    looks = Looks(tracker._engine, monkeypatch)
+    tracker.init(*scene(200, 150))
+    for _ in range(5):
+        tracker.update(scene(200, 150)[0])
+    looks.sizes()
+    monkeypatch.setattr(
+        "mlkd_ros.tracking.tracker.calibrated_confidence", lambda score, slope, offset: 0.99
+    )
+    image, box = scene(228, 150)
+    assert iou(tracker.update(image).box, box) > 0.5
+    assert looks.sizes() == [[159], [255]]
+
+
+def test_a_fast_target_is_followed_as_without_a_near_window(tracker):
+    """Over 60 images it goes up to 26 pixels an image, half its length, and turns."""
+    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
+    places = [(60.0, 60.0)]
+    for i in range(60):
+        speed, way = 2 + 0.4 * i, i / 8
+        x, y = places[-1][0] + speed * np.cos(way), places[-1][1] + speed * np.sin(way)
+        places.append((min(max(x, 10), 580), min(max(y, 10), 320)))
+    worst = {}
+    for each in (tracker, whole):
+        each.init(*scene(*places[0]))
+        overlaps = []
+        for place in places[1:]:
+            image, box = scene(*place)
+            result = each.update(image)
+            overlaps.append(float(iou(result.box, box)) if result.box else 0.0)
+        worst[each] = min(overlaps)
+    assert worst[tracker] > 0.3
+    assert worst[tracker] > worst[whole] - 0.1
+
+
+def test_after_a_gap_in_the_images_the_whole_region_is_searched(tracker, monkeypatch):
+    looks = Looks(tracker._engine, monkeypatch)
+    tracker.init(*scene(100, 120), stamp=0.0)
+    for stamp in (0.03, 0.06, 0.09, 0.3, 0.33):
+        tracker.update(scene(100, 120)[0], stamp=stamp)
+    assert looks.sizes() == [[255], [159], [159], [255], [159]]
+
+
+def test_the_near_window_can_be_switched_off(tracker, monkeypatch):
+    looks = Looks(tracker._engine, monkeypatch)
+    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
+    looks.sizes()
+    whole.init(*scene(100, 120))
+    for _ in range(4):
+        whole.update(scene(100, 120)[0])
+    assert looks.sizes() == [[255]] * 4
+    with pytest.raises(ValueError, match="near_above must be at least 0"):
+        replace(tracker.settings, near_above=float("nan"))
+
+
+def test_second_looks_of_several_targets_are_one_call(tracker, monkeypatch):
+    """Each sees what it would see alone."""
+
+    def cars(shown):
+        image = scene(0, 0, shown=False)[0]
+        boxes = [(100, 60, 48, 26), (300, 200, 48, 26), (480, 90, 48, 26)]
+        for (x, y, w, h), visible in zip(boxes, shown, strict=True):
+            if visible:
+                image[y : y + h, x : x + w] = scene(60, 60)[0][60 : 60 + h, 60 : 60 + w]
+        return image, boxes
+
+    images = [cars([True] * 3)[0]] * 4 + [cars([False, True, False])[0]] * 2
+    alone = []
+    for box in cars([True] * 3)[1]:
+        one = tracker.sibling()
+        one.init(images[0], box)
+        alone.append([one.update(image) for image in images])
+    three = [tracker.sibling() for _ in range(3)]
+    for each, box in zip(three, cars([True] * 3)[1], strict=True):
+        each.init(images[0], box)
+    looks = Looks(tracker._engine, monkeypatch)
+    together = [update_together(three, image) for image in images]
+    assert looks.sizes() == [
+        [255] * 3, [159] * 3, [159] * 3, [159] * 3, [159] * 3, [255] * 2, [255, 159, 255],
+    ]  # fmt: skip
+    for one, other in zip(alone, zip(*together, strict=True), strict=True):
+        assert [r.state for r in one] == [r.state for r in other]
+        assert [r.confidence for r in one] == pytest.approx([r.confidence for r in other], 1e-3)
+
+
 class Windows:
     """Stands in for an engine that sees nothing; counts the windows of each image."""
 
     def __init__(self, engine, seconds):
         self.shape, self.name = engine.shape, "none"
+        self.search_sizes = engine.search_sizes
         self._engine, self._seconds = engine, seconds
         self.counts = []
 
