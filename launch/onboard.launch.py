@@ -24,7 +24,7 @@ from mlkd_ros import launching
 from mlkd_ros.share import fastdds_environment
 
 #: Seconds after which the tracker is asked again to configure itself.
-RETRY = 10.0
+RETRY = 3.0
 #: Drivers that `camera` can name: package, executable, topics of their own.
 CAMERAS = {
     "v4l2": ("v4l2_camera", "v4l2_camera_node"),

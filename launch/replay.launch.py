@@ -24,7 +24,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import matches_action
-from launch.events.process import SignalProcess
+from launch.events.process import ProcessExited, SignalProcess
 from launch_ros.actions import Node
 
 from mlkd_ros import launching
@@ -80,9 +80,16 @@ def nodes(context: LaunchContext) -> list[Action]:
     if given["input"]:
         player = replay(given)
         actions.append(player)
+        actions.append(RegisterEventHandler(OnProcessExit(target_action=player, on_exit=failed)))
         if recorder is not None:
             actions += endings(given, player, recorder, score)
     return actions
+
+
+def failed(event: ProcessExited, context: LaunchContext) -> list[Action]:
+    """Without anything to play there is nothing to wait for."""
+    over = Shutdown(reason="the input could not be played, see above")
+    return [over] if event.returncode else []
 
 
 def replay(given: dict[str, str]) -> Node:

@@ -90,7 +90,13 @@ def is_true(text: str) -> bool:
 
 
 def tracker(given: dict[str, str], kind: type[Node] = Node, **options: Any) -> Node:
-    """The tracker as the arguments `given` ask for it; `options` are those of the action."""
+    """The tracker as the arguments `given` ask for it; `options` are those of the action.
+
+    RuntimeError for a file of parameters that is not there: launch itself only warns of that, and
+    the tracker would fly with defaults.
+    """
+    if not os.path.isfile(given["params_file"]):
+        raise RuntimeError(f"params_file:={given['params_file']} is not a file")
     overrides: dict[str, Any] = options.pop("overrides", {})
     for field in dataclasses.fields(Settings):
         if text := given.get(field.name):
@@ -100,6 +106,7 @@ def tracker(given: dict[str, str], kind: type[Node] = Node, **options: Any) -> N
     return kind(
         package="mlkd_ros",
         executable="tracker",
+        exec_name="tracker",  # in launch's log, also behind a prefix
         name="tracker",
         namespace=given["namespace"],
         parameters=[given["params_file"], overrides],

@@ -40,7 +40,7 @@ from launch.actions import (
     OpaqueFunction,
     RegisterEventHandler,
 )
-from launch.event_handlers import OnProcessIO, OnProcessStart
+from launch.event_handlers import OnProcessIO, OnProcessStart, OnShutdown
 from launch.events.process import ProcessStarted
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.utilities import perform_substitutions
@@ -245,6 +245,19 @@ def scored(
     return description
 
 
+@launch_pytest.fixture
+def unplayable(started: list[ProcessStarted], printed: list[str]) -> LaunchDescription:
+    description = launching("replay", started, input="/no/such.mp4")
+    over = OnShutdown(on_shutdown=lambda event, context: printed.append(event.reason))
+    description.add_action(RegisterEventHandler(over))
+    return description
+
+
+@pytest.mark.launch(fixture=unplayable)
+def test_replay_ends_where_there_is_nothing_to_play(printed: list[str]) -> None:
+    wait_until(lambda: "the input could not be played, see above" in printed, 60, "the end")
+
+
 @pytest.mark.launch(fixture=scored)
 def test_replay_records_and_scores(printed: list[str], tmp_path: Path) -> None:
     highlevel = pytest.importorskip("rosbags.highlevel")
@@ -447,6 +460,7 @@ def test_two_cameras_two_trackers(node: Node) -> None:
     [
         ("simulation", {"simulator": "gazebo"}, "needs the ROS package ros_gz_bridge"),
         ("onboard", {"camera": "v4l2"}, "needs the ROS package v4l2_camera"),
+        ("tracker", {"params_file": "/no/such.yaml"}, "params_file:=/no/such.yaml is not a file"),
         ("onboard", {"threads": "many"}, "threads:=many is not a number"),
         ("replay", {"score": "true"}, "score:=true needs input"),
         ("replay", {"score": "true", "input": "x", "record": "y/"}, "needs a new bag"),
