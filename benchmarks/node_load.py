@@ -108,8 +108,13 @@ class Camera:
         if future.result().code != InitTarget.Response.SUCCESS:
             raise RuntimeError(future.result().message)
 
+    def ready(self) -> bool:
+        """Whether the node is there in every way."""
+        clients = (self.client, self._lifecycle)
+        return bool(self.statuses) and all(client.service_is_ready() for client in clients)
+
     def transition(self, number: int) -> None:
-        """Activate or deactivate the node, and wait until it has (not) subscribed."""
+        """Activate or deactivate the node."""
         request = ChangeState.Request(transition=Transition(id=number))
         future = self._lifecycle.call_async(request)
         self.wait(future.done, "answer of change_state")
@@ -174,7 +179,9 @@ def load_row(camera: Camera, rate: float, arguments: argparse.Namespace) -> str:
     process, probe = start_tracker(arguments), Probe()
     account, turns, states = Account(), [], set()
     try:
-        camera.wait(lambda: bool(camera.statuses), "status of the node")
+        camera.statuses.clear()
+        camera.wait(camera.ready, "sign of the node")
+        time.sleep(1.0)  # it finds this process a little later, and an answer would be lost
         for _ in range(arguments.turns):
             turn = Turn()
             camera.transition(Transition.TRANSITION_DEACTIVATE)

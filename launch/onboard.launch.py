@@ -23,8 +23,10 @@ from lifecycle_msgs.msg import Transition
 from mlkd_ros import launching
 from mlkd_ros.share import fastdds_environment
 
-#: Seconds after which the tracker is asked again to configure itself.
-RETRY = 3.0
+#: Seconds after which the tracker is asked again to configure itself: when it was started for the
+#: first time, and when it was started again, where the first request often goes to the one that is
+#: gone. (One request too many is refused; the log says so.)
+RETRY, RETRY_AGAIN = 10.0, 4.0
 #: Drivers that `camera` can name: package, executable, topics of their own.
 CAMERAS = {
     "v4l2": ("v4l2_camera", "v4l2_camera_node"),
@@ -125,6 +127,7 @@ def camera(given: dict[str, str]) -> Node:
 def lifecycle(tracker: LifecycleNode) -> list[RegisterEventHandler]:
     """Configures and activates it, also when it was started again."""
     answered = False
+    retry = RETRY
 
     def change(transition: int) -> EmitEvent:
         matches = matches_action(tracker)
@@ -133,15 +136,17 @@ def lifecycle(tracker: LifecycleNode) -> list[RegisterEventHandler]:
         )
 
     def started(event: ProcessStarted, context: LaunchContext) -> list[Action]:
-        nonlocal answered
+        nonlocal answered, retry
         answered = False
-        return configure(context)
+        asking = configure(context)
+        retry = RETRY_AGAIN
+        return asking
 
     def configure(context: LaunchContext) -> list[Action]:
         # The request may go to the process that was killed: DDS takes a while to miss it.
         if answered:
             return []
-        again = TimerAction(period=RETRY, actions=[OpaqueFunction(function=configure)])
+        again = TimerAction(period=retry, actions=[OpaqueFunction(function=configure)])
         return [change(Transition.TRANSITION_CONFIGURE), again]
 
     def configuring(context: LaunchContext) -> None:
