@@ -21,6 +21,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -254,23 +255,33 @@ def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
     cx, cy = box[0] + box[2] / 2, box[1] + box[3] / 2
     exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
     template = engine.template(crop(frames[0], exemplar)[None])
-    window = CropWindow.around(
-        cx, cy, side * engine.shape.search_size / exemplar.size, engine.shape.search_size
-    )
-    region = Region(window, template, box[2], box[3], settings.window_influence)
-    patches = engine._crops(frames[0], [region]).copy()
-    maps = [part.copy() for part in engine.search(template, patches)]
-    prior = np.array([region.prior()], np.float32)
     result = update_together(started(tracker, scene), scene.images[1])[0]
+    whole = Tracker(engine, replace(settings, near_above=2.0))
     cases: dict[str, Step] = {
         "whole update": partial(update, started(tracker, scene), scene.image),
+        "without a near window": partial(update, started(whole, scene), scene.image),
         "decode (a view of the message)": partial(_decoded, encoded, "bgr8", scene),
-        "crop and resize": lambda step: engine._crops(frames[step % 4], [region]),
-        "network": lambda step: engine.search(template, patches),
-        "decode boxes": lambda step: engine._ranking.best(*maps, prior),
-        **_publishing(result),
     }
-    measure(f"Stages, {engine.name}", cases, arguments.count)
+    for size in reversed(engine.search_sizes):
+        window = CropWindow.around(cx, cy, side * size / exemplar.size, size)
+        region = Region(window, template, box[2], box[3], settings.window_influence)
+        cases |= _stages_of(engine, frames, region, f", {size}x{size}")
+    measure(f"Stages, {engine.name}", cases | _publishing(result), arguments.count)
+
+
+def _stages_of(
+    engine: MapEngine, frames: list[Frame], region: Region, note: str
+) -> dict[str, Step]:
+    """Stages of one window."""
+    patches = engine._crops(frames[0], [region]).copy()
+    maps = [part.copy() for part in engine.search(region.template, patches)]
+    prior = np.array([region.prior()], np.float32)
+    ranking = engine._rankings[region.window.size]
+    return {
+        f"crop and resize{note}": lambda step: engine._crops(frames[step % 4], [region]),
+        f"network{note}": lambda step: engine.search(region.template, patches),
+        f"decode boxes{note}": lambda step: ranking.best(*maps, prior),
+    }
 
 
 def _publishing(result: object) -> dict[str, Step]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export of a student to ONNX: two static graphs, template and search, with uint8 images in.
+"""Export of a student to ONNX: static graphs, template and search, with uint8 images in.
 
 Correlation takes the template as an ordinary input, so no graph has template-dependent weights, and
 only the batch axis is dynamic (several targets, or several windows while a target is lost).
@@ -69,27 +69,31 @@ def check_exporter() -> None:
 
 
 def export_onnx(student: nn.Module) -> dict[str, bytes]:
-    """Graphs ``template`` and ``search`` of a student, rearranged for flight; it is put into eval
-    mode and otherwise left as it is.
+    """Graphs ``template`` and ``search`` of a student, rearranged for flight, and ``search_near``
+    where it has a smaller search region; it is put into eval mode and otherwise left as it is.
 
     ``template``: ``patch`` ``(N, T, T, 3)`` uint8 BGR to ``template_outputs`` of the fused student.
     ``search``: ``patch`` ``(N, S, S, 3)`` uint8 BGR and those outputs to ``classification`` and
-    ``regression``.
+    ``regression``. ``search_near``: the same for a patch of ``near_size``, without those of the
+    template's outputs that it has no use for.
     """
     network: Any = fuse(student.eval())
     interleaved = for_blocked_layout(network)
     names = ["patch", *network.template_outputs]
-    patches = [
-        torch.zeros(1, side, side, 3, dtype=torch.uint8)
-        for side in (network.template_size, network.search_size)
-    ]
+    sizes = {"search": network.search_size, "search_near": network.near_size}
     make_template, search = (
         kind(network, interleaved).eval() for kind in (_TemplateGraph, _SearchGraph)
     )
     with torch.no_grad():
-        template = tuple(make_template(patches[0]))
+        patch = _patch(network.template_size)
+        template = tuple(make_template(patch))
+        graphs = {"template": _export(make_template, (patch,), ["patch"], names[1:])}
         outputs = ["classification", "regression"]
-        return {
-            "template": _export(make_template, (patches[0],), ["patch"], names[1:]),
-            "search": _export(search, (patches[1], *template), names, outputs),
-        }
+        for name, size in sizes.items():
+            if size:
+                graphs[name] = _export(search, (_patch(size), *template), names, outputs)
+    return graphs
+
+
+def _patch(side: int) -> Tensor:
+    return torch.zeros(1, side, side, 3, dtype=torch.uint8)

@@ -20,9 +20,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "export",
         help="write a student as ONNX or OpenVINO graphs (needs mlkd_ros[train])",
-        description="Writes the graphs `template` and `search`, with uint8 BGR patches as input. "
-        "Before that, their boxes are compared with the trained network's; when the mean IoU is "
-        f"below {LEAST_AGREEMENT}, nothing is written.",
+        description="Writes the graphs `template`, `search` and, for the smaller search region "
+        "around a target that is where it was expected, `search_near`, with uint8 BGR patches as "
+        "input. Before that, their boxes are compared with the trained network's; when the mean "
+        f"IoU is below {LEAST_AGREEMENT} at either size, nothing is written.",
     )
     parser.add_argument("checkpoint", type=Path, help="the student (.safetensors)")
     parser.add_argument(
@@ -61,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImportError(str(error)) from error
     reference = create_engine(checkpoint, "cpu", "torch")
     agreement = mean_agreement(engine, reference, arguments.data, arguments.crops)
-    verdict = f"mean IoU with the reference's boxes on {arguments.crops} crops: {agreement:.4f}"
-    if not agreement >= LEAST_AGREEMENT:
+    figures = ", ".join(f"{mean:.4f} at {size}x{size}" for size, mean in agreement.items())
+    verdict = f"mean IoU with the reference's boxes on {arguments.crops} crops: {figures}"
+    if not min(agreement.values()) >= LEAST_AGREEMENT:
         raise ValueError(f"{verdict}, below {LEAST_AGREEMENT}: nothing written")
     arguments.output.mkdir(parents=True, exist_ok=True)
     _write(exported, arguments.format, arguments.output, arguments.checkpoint.name)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,32 +66,37 @@ def _textured_boxes(image: np.ndarray) -> list[Box]:
     return [(x - side / 2, y - side / 3, side, side / 1.5) for x, y in corners[:, 0].tolist()]
 
 
-def mean_agreement(engine: Engine, reference: Engine, path: Path | None, count: int) -> float:
-    """Mean IoU of the boxes that two engines find in ``count`` search regions. ValueError when the
-    source has fewer.
+def mean_agreement(
+    engine: Engine, reference: Engine, path: Path | None, count: int
+) -> dict[int, float]:
+    """Mean IoU of the boxes that two engines find in ``count`` search regions, of each size that
+    ``engine`` searches. ValueError when the source has fewer.
     """
-    overlaps: list[float] = []
+    overlaps: list[list[float]] = []
     for pair in pairs_of(path):
         try:
             box = check_box(pair.box, pair.image.shape[1], pair.image.shape[0])
         except ValueError:
             continue  # at the border; only whole targets are compared
-        ours, expected = (_find(each, pair, box) for each in (engine, reference))
-        overlaps.append(float(iou(ours, expected)))
+        ours, expected = (
+            _find(each, pair, box, engine.search_sizes) for each in (engine, reference)
+        )
+        overlaps.append([float(iou(*boxes)) for boxes in zip(ours, expected, strict=True)])
         if len(overlaps) == count:
-            return float(np.mean(overlaps))
+            means = np.mean(overlaps, axis=0).tolist()
+            return dict(zip(engine.search_sizes, means, strict=True))
     raise ValueError(f"{path}: gives {len(overlaps)} crops, parity is judged on {count}")
 
 
-def _find(engine: Engine, pair: Pair, box: Box) -> Box:
-    """The best candidate's box, in patch pixels."""
+def _find(engine: Engine, pair: Pair, box: Box, sizes: Sequence[int]) -> list[Box]:
+    """The best candidate's box in a window of each size, in patch pixels."""
     x, y, w, h = box
     settings, shape = engine.settings, engine.shape
     side = context_side(w, h, settings.context_amount)
     cx, cy = x + w / 2, y + h / 2
     patch = crop(BgrFrame(pair.image), CropWindow.around(cx, cy, side, shape.template_size))
-    side *= shape.search_size / shape.template_size
-    window = CropWindow.around(cx, cy, side, shape.search_size)
-    region = Region(window, engine.template(patch[None]), w, h, settings.window_influence)
-    px, py, pw, ph = engine.locate(BgrFrame(pair.later), [region])[0, :4].tolist()
-    return px - pw / 2, py - ph / 2, pw, ph
+    template = engine.template(patch[None])
+    windows = (CropWindow.around(cx, cy, side * size / shape.template_size, size) for size in sizes)
+    regions = [Region(window, template, w, h, settings.window_influence) for window in windows]
+    found = engine.locate(BgrFrame(pair.later), regions)[:, :4].tolist()
+    return [(px - pw / 2, py - ph / 2, pw, ph) for px, py, pw, ph in found]

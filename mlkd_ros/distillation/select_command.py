@@ -169,6 +169,7 @@ def _write_card(
     except ImportError as error:
         picture = ""
         print(f"mlkd select: {error}", file=sys.stderr)
+    flights = f" {arguments.flights} rendered night flights as well." if arguments.flights else ""
     text = _CARD.format(
         name=arguments.output.name,
         sha256=sha256(arguments.output),
@@ -178,7 +179,7 @@ def _write_card(
         sequences=", ".join(sequences),
         starts=arguments.starts,
         noise_seeds=", ".join(map(str, arguments.noise_seeds)),
-        flights=arguments.flights or "no",
+        flights=flights,
         candidates=_candidates_table(results, best),
         shipped="\n".join([_head(list(shipped)), _row(f"**{_label(best)}**", shipped)]),
         slope=calibration.slope,
@@ -230,10 +231,9 @@ The whole experiment file is in the checkpoint's provenance.
 
 ## Validation
 Success AUC / precision at 20 px / normalised precision, one pass, means over sequences ({dataset}:
-{sequences}; each from {starts} frames on; noise seeds {noise_seeds}). `flights` are {flights}
-rendered night flights; all other conditions but `day` are daylight footage darkened by the
-low-light camera model: synthetic. Candidates fly without presence states, as is usual in this
-field:
+{sequences}; each from {starts} frames on; noise seeds {noise_seeds}).{flights}
+Conditions other than `day` are daylight footage darkened by the low-light camera model: synthetic.
+Candidates fly without presence states, as is usual in this field:
 
 {candidates}
 

@@ -23,7 +23,11 @@ _LONGEST = 1e4
 
 @dataclass(frozen=True)
 class StudentShape:
-    """Sizes of an architecture that post-processing needs, known without importing PyTorch."""
+    """Sizes of an architecture that post-processing needs, known without importing PyTorch.
+
+    near_size: side of the smaller search region, of the same scale, 0 for none; smaller than
+    ``search_size`` by an even number of strides, so that both have a cell in their middle.
+    """
 
     template_size: int
     search_size: int
@@ -31,25 +35,38 @@ class StudentShape:
     stride: int
     anchor_ratios: tuple[float, ...] = ()
     anchor_scale: float = 0.0
+    near_size: int = 0
 
-    def coder(self) -> PointCoder | AnchorCoder:
-        """The decoder of this architecture's regression maps."""
+    @property
+    def search_sizes(self) -> tuple[int, ...]:
+        """Sides of the search regions that there are, the largest first."""
+        return (self.search_size, self.near_size) if self.near_size else (self.search_size,)
+
+    def cells_of(self, size: int) -> int:
+        """Cells along a side of a search region of ``size`` patch pixels."""
+        return self.cells - (self.search_size - size) // self.stride
+
+    def coder(self, size: int) -> PointCoder | AnchorCoder:
+        """The decoder of the regression maps of a search region of ``size`` patch pixels."""
+        cells = self.cells_of(size)
         if self.anchor_ratios:
-            return AnchorCoder(
-                self.cells, self.stride, self.search_size, self.anchor_ratios, self.anchor_scale
-            )
-        return PointCoder(self.cells, self.stride, self.search_size)
+            return AnchorCoder(cells, self.stride, size, self.anchor_ratios, self.anchor_scale)
+        return PointCoder(cells, self.stride, size)
 
 
 #: By architecture name; a test asserts agreement with the classes of ``network.ARCHITECTURES``.
 STUDENT_SHAPES = {
-    "mobile_s16": StudentShape(127, 255, 15, 16),
+    "mobile_s16": StudentShape(127, 255, 15, 16, near_size=159),
     "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
 }
 
 
 class Ranking:
     """Ranks the candidates of a batch of search windows, on one kind of array.
+
+    size: side of these windows in patch pixels, the architecture's ``search_size`` by default. A
+    smaller one's cosine window is the middle of the largest one's: what is nearer than its border
+    ranks alike in both.
 
     xp: the module that has ``exp``, ``sqrt``, ``maximum``, ``arange`` and ``stack``: ``numpy`` or
     ``torch``. convert: makes a constant of that kind from a NumPy array.
@@ -61,13 +78,17 @@ class Ranking:
         penalty_k: float,
         xp: Any = np,
         convert: Callable[[np.ndarray], Any] = np.asarray,
+        size: int | None = None,
     ) -> None:
+        size = size or shape.search_size
         self._xp = xp
         self._convert = convert
         self._penalty_k = penalty_k
         self._firsts: dict[int, Any] = {}
-        self._coder = shape.coder().converted(xp, convert)
-        hanning = np.hanning(shape.cells)
+        self._coder = shape.coder(size).converted(xp, convert)
+        cells = shape.cells_of(size)
+        first = (shape.cells - cells) // 2
+        hanning = np.hanning(shape.cells)[first : first + cells]
         cosine = np.tile(np.outer(hanning, hanning).ravel(), max(1, len(shape.anchor_ratios)))
         self._cosine = convert(cosine.astype(np.float32))
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One file for one student: weights, exported graphs, settings and provenance, as safetensors.
 
-Tensors named ``student.*`` are the network's state dict; ``onnx.template`` and ``onnx.search``
-(uint8) are its two exported graphs, so that a drone without PyTorch's exporter flies the same
-student. The header holds the architecture, the tracker settings and the provenance as JSON. Nothing
-in the file is ever executed or unpickled.
+Tensors named ``student.*`` are the network's state dict; ``onnx.template``, ``onnx.search`` and,
+unless the file is an old one, ``onnx.search_near`` (uint8) are its exported graphs, so that a drone
+without PyTorch's exporter flies the same student. The header holds the architecture, the tracker
+settings and the provenance as JSON. Nothing in the file is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Checkpoint:
 
     architecture: a name of ``network.ARCHITECTURES``.
     weights: state dict as NumPy arrays, float32.
-    graphs: ONNX bytes by name (``template``, ``search``); empty when the student was not exported.
+    graphs: ONNX bytes by name (``template``, ``search``, ``search_near``), see
+        ``distillation.export``; empty when the student was not exported.
     provenance: how it was trained (start, data, command, date, figures), JSON types.
     """
 

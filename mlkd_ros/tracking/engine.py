@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 #: axis.
 Template = tuple[Any, ...]
 
+#: A checkpoint's search graphs, in the order of ``StudentShape.search_sizes``.
+SEARCH_GRAPHS = ("search", "search_near")
+
 #: Most windows in one run of the TensorRT engine.
 TENSORRT_BATCH = 16
 
@@ -82,6 +85,17 @@ def shape_of(checkpoint: Checkpoint) -> StudentShape:
     return STUDENT_SHAPES[checkpoint.architecture]
 
 
+def _exported_sizes(checkpoint: Checkpoint, shape: StudentShape) -> tuple[int, ...]:
+    """Sides of the search regions that a checkpoint was exported for: all there are when it was not
+    exported, so that a student flies alike on every engine of a CPU.
+    """
+    return tuple(
+        size
+        for size, graph in zip(shape.search_sizes, SEARCH_GRAPHS, strict=False)
+        if not checkpoint.graphs or graph in checkpoint.graphs
+    )
+
+
 class Engine(abc.ABC):
     """Runs one student. ``name`` says what and where, for logs and diagnostics; ``device`` is
     ``cpu`` or ``cuda:N``.
@@ -93,6 +107,8 @@ class Engine(abc.ABC):
     def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
         self.shape = shape
         self.settings = settings
+        #: Sides in patch pixels that the windows given to ``locate`` may have, the largest first.
+        self.search_sizes: tuple[int, ...] = (shape.search_size,)
 
     @abc.abstractmethod
     def template(self, patches: np.ndarray) -> Template:
@@ -110,9 +126,10 @@ class Engine(abc.ABC):
         template = self.template(np.zeros((1, side, side, 3), np.uint8))
         side = self.shape.search_size
         frame = BgrFrame(np.zeros((side, side, 3), np.uint8))
-        region = Region(CropWindow(0, 0, side, side), template, 40.0, 40.0, 0.4)
-        for _ in range(3):
-            self.locate(frame, [region])
+        for size in self.search_sizes:
+            region = Region(CropWindow(0, 0, size, size), template, 40.0, 40.0, 0.4)
+            for _ in range(3):
+                self.locate(frame, [region])
 
 
 class MapEngine(Engine):
@@ -127,19 +144,32 @@ class MapEngine(Engine):
 
     def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
         super().__init__(shape, settings)
-        self._ranking = Ranking(shape, settings.penalty_k)
-        self._patches = np.empty((0, 0, 0, 3), np.uint8)
+        self._rankings = {
+            size: Ranking(shape, settings.penalty_k, size=size) for size in shape.search_sizes
+        }
+        self._patches: dict[int, np.ndarray] = {}
         self._joined: tuple[list[Template], Template] = ([], ())
 
     @abc.abstractmethod
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps of ``(N, S, S, 3)`` uint8 BGR patches: classification logits ``(N, 2K, s, s)`` and
-        regression ``(N, 4K, s, s)``, float32. ``template`` has ``N`` targets, or one that serves
-        all patches.
+        """Maps of ``(N, S, S, 3)`` uint8 BGR patches, ``S`` one of ``search_sizes``: classification
+        logits ``(N, 2K, s, s)`` and regression ``(N, 4K, s, s)``, float32. ``template`` has
+        ``N`` targets, or one that serves all patches.
         """
 
     def locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
         """See ``Engine.locate``."""
+        sizes = {region.window.size for region in regions}
+        if len(sizes) == 1:
+            return self._locate(frame, regions)
+        found = np.empty((len(regions), 6), np.float32)
+        for size in sorted(sizes):
+            members = [i for i, region in enumerate(regions) if region.window.size == size]
+            found[members] = self._locate(frame, [regions[i] for i in members])
+        return found
+
+    def _locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
+        """``locate`` for windows of one size."""
         maps = [
             self._maps(frame, regions[first : first + self.batch])
             for first in range(0, len(regions), self.batch)
@@ -148,20 +178,23 @@ class MapEngine(Engine):
         if len(maps) > 1:
             logits, regression = (np.concatenate(parts) for parts in zip(*maps, strict=True))
         prior = np.array([region.prior() for region in regions], np.float32)
-        return self._ranking.best(logits, regression, prior)
+        found: np.ndarray = self._rankings[regions[0].window.size].best(logits, regression, prior)
+        return found
 
     def _maps(self, frame: Frame, regions: Sequence[Region]) -> tuple[np.ndarray, np.ndarray]:
         template = self._join([region.template for region in regions])
         return self.search(template, self._crops(frame, regions))
 
     def _crops(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
-        """The windows as one batch, in memory that is kept from frame to frame."""
-        count, size = len(regions), self.shape.search_size
-        if len(self._patches) < count:
-            self._patches = np.empty((count, size, size, 3), np.uint8)
-        for region, patch in zip(regions, self._patches, strict=False):
+        """The windows, of one size, as one batch, in memory that is kept from frame to frame."""
+        count, size = len(regions), regions[0].window.size
+        patches = self._patches.get(size)
+        if patches is None or len(patches) < count:
+            patches = self._patches[size] = np.empty((count, size, size, 3), np.uint8)
+        for region, patch in zip(regions, patches, strict=False):
             crop(frame, region.window, patch)
-        return self._patches[:count]
+        # The same array again and again, where it can be: it need not be bound anew.
+        return patches if len(patches) == count else patches[:count]
 
     def _join(self, templates: list[Template]) -> Template:
         """The templates as one batch; the last one made is kept, for it rarely changes."""
@@ -199,24 +232,24 @@ class OnnxRuntimeEngine(MapEngine):
             # With all sizes known, maps stay in the blocked layout of the convolutions.
             options.add_free_dimension_override_by_name("batch", 1)
         cpu = ["CPUExecutionProvider"]
-        self._template, self._search = (
-            onnxruntime.InferenceSession(checkpoint.graphs[name], options, providers=cpu)
-            for name in ("template", "search")
+        # The template branch, run twice a second, stays on the CPU in any case.
+        self._template = onnxruntime.InferenceSession(
+            checkpoint.graphs["template"], options, providers=cpu
         )
-        if device != "cpu":
-            # The template branch, run twice a second, stays on the CPU.
+        parts = [item.name for item in self._template.get_outputs()]
+        self._searches: dict[int, _Search] = {}
+        if device == "cpu":
+            self.search_sizes = _exported_sizes(checkpoint, self.shape)
+            for size, graph in zip(self.search_sizes, SEARCH_GRAPHS, strict=False):
+                session = onnxruntime.InferenceSession(
+                    checkpoint.graphs[graph], options, providers=cpu
+                )
+                self._searches[size] = _BoundSearch(session, parts, self.shape, size)
+        else:
+            # On a GPU a smaller window saves next to nothing: there is one size.
             where, self.batch = f"TensorRT on {device}", TENSORRT_BATCH
-            providers = _tensorrt_providers(device, self._search.get_inputs())
-            self._search = onnxruntime.InferenceSession(
-                checkpoint.graphs["search"], options, providers=providers
-            )
-        if device != "cpu" and "TensorrtExecutionProvider" not in self._search.get_providers():
-            raise EngineError(
-                f"engine tensorrt: ONNX Runtime {onnxruntime.__version__} could not start "
-                "TensorRT; see that its libraries are on the loader's path"
-            )
-        self._inputs = [item.name for item in self._search.get_inputs()]
-        self._binding = _Binding(self._search, self.shape) if device == "cpu" else None
+            session = _tensorrt_session(checkpoint.graphs["search"], options, device)
+            self._searches[self.shape.search_size] = _Search(session, parts)
         self.name = f"onnxruntime {onnxruntime.__version__} {where}"
 
     def template(self, patches: np.ndarray) -> Template:
@@ -227,40 +260,50 @@ class OnnxRuntimeEngine(MapEngine):
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``MapEngine.search``."""
         inputs = (patches, *_repeated(template, len(patches)))
-        if self._binding is not None:
-            return self._binding.run(inputs)
-        classification, regression = self._search.run(
-            None, dict(zip(self._inputs, inputs, strict=True))
+        return self._searches[patches.shape[1]].run(inputs)
+
+
+class _Search:
+    """The search graph of one size."""
+
+    def __init__(self, session: Any, parts: Sequence[str]) -> None:
+        """parts: names of the template's parts, of which a graph may take some only."""
+        self._session = session
+        self._names = [item.name for item in session.get_inputs()]
+        self._taken = [["patch", *parts].index(name) for name in self._names]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Classification and regression of windows and all parts of their templates."""
+        taken = [inputs[i] for i in self._taken]
+        classification, regression = self._session.run(
+            None, dict(zip(self._names, taken, strict=True))
         )
         return classification, regression
 
 
-class _Binding:
+class _BoundSearch(_Search):
     """A search graph that reads its inputs where they are and writes to arrays that are kept: for a
-    network of 2 ms the ordinary call's conversions and allocations are a tenth.
+    network of 1 ms the ordinary call's conversions and allocations are a tenth.
     """
 
-    def __init__(self, session: Any, shape: StudentShape) -> None:
-        self._session = session
+    def __init__(self, session: Any, parts: Sequence[str], shape: StudentShape, size: int) -> None:
+        super().__init__(session, parts)
         self._binding = session.io_binding()
-        self._names = [item.name for item in session.get_inputs()]
         self._bound: list[np.ndarray | None] = [None] * len(self._names)
-        candidates = max(1, len(shape.anchor_ratios))
-        self._outputs = [
-            np.empty((1, n * candidates, shape.cells, shape.cells), np.float32) for n in (2, 4)
-        ]
+        candidates, cells = max(1, len(shape.anchor_ratios)), shape.cells_of(size)
+        self._outputs = [np.empty((1, n * candidates, cells, cells), np.float32) for n in (2, 4)]
         for name, array in zip(("classification", "regression"), self._outputs, strict=True):
             self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
     def run(self, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Classification and regression of windows and their templates, one after the other."""
+        """See ``_Search.run``; the windows are run one after the other."""
         if len(inputs[0]) > 1:
             windows = [self.run(window) for window in zip(*map(_rows, inputs), strict=True)]
             classification, regression = map(np.concatenate, zip(*windows, strict=True))
             return classification, regression
-        for i, array in enumerate(inputs):
-            if self._bound[i] is not array:
-                self._bind(i, np.ascontiguousarray(array))
+        for i, taken in enumerate(self._taken):
+            if self._bound[i] is not inputs[taken]:
+                self._bind(i, np.ascontiguousarray(inputs[taken]))
         self._session.run_with_iobinding(self._binding)
         classification, regression = (array.copy() for array in self._outputs)
         return classification, regression
@@ -276,6 +319,24 @@ class _Binding:
 def _rows(array: np.ndarray) -> list[np.ndarray]:
     """The rows of a batch, each as a batch of one."""
     return [array[i : i + 1] for i in range(len(array))]
+
+
+def _tensorrt_session(graph: bytes, options: Any, device: str) -> Any:
+    """A session that runs on TensorRT. EngineError when it could not be started."""
+    import onnxruntime
+
+    inputs = onnxruntime.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"]
+    ).get_inputs()
+    session = onnxruntime.InferenceSession(
+        graph, options, providers=_tensorrt_providers(device, inputs)
+    )
+    if "TensorrtExecutionProvider" not in session.get_providers():
+        raise EngineError(
+            f"engine tensorrt: ONNX Runtime {onnxruntime.__version__} could not start "
+            "TensorRT; see that its libraries are on the loader's path"
+        )
+    return session
 
 
 def _tensorrt_providers(device: str, inputs: Sequence[Any]) -> list[Any]:
@@ -323,26 +384,35 @@ class OpenVinoEngine(MapEngine):
             "INFERENCE_PRECISION_HINT": "f32",
         }
         self._graphs = checkpoint.graphs
-        self._requests: dict[tuple[str, int], Any] = {}
+        self.search_sizes = _exported_sizes(checkpoint, self.shape)
+        outputs = self._core.read_model(self._graphs["template"]).outputs
+        self._inputs = ["patch", *(item.any_name for item in outputs)]
+        self._requests: dict[tuple[str, int], tuple[Any, list[int]]] = {}
         version = openvino.__version__.split("-")[0]
         self.name = f"openvino {version} cpu, {threads} thread{'s' * (threads > 1)}"
 
     def _run(self, graph: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A graph's outputs for a batch of windows and all parts of their templates."""
         key = graph, len(inputs[0])
         if key not in self._requests:
-            model = self._core.read_model(self._graphs[graph])
-            model.reshape(
-                {
-                    item.any_name: [len(inputs[0])]
-                    + [side.get_length() for side in list(item.partial_shape)[1:]]
-                    for item in model.inputs
-                }
-            )
-            compiled = self._core.compile_model(model, "CPU", self._settings)
-            self._requests[key] = compiled.create_infer_request()
-        request = self._requests[key]
-        results = request.infer(list(inputs), share_inputs=True, share_outputs=False)
+            self._requests[key] = self._compiled(*key)
+        request, taken = self._requests[key]
+        results = request.infer([inputs[i] for i in taken], share_inputs=True, share_outputs=False)
         return [results[i] for i in range(len(results))]
+
+    def _compiled(self, graph: str, count: int) -> tuple[Any, list[int]]:
+        """A graph for ``count`` windows, and which of the inputs it takes."""
+        model = self._core.read_model(self._graphs[graph])
+        model.reshape(
+            {
+                item.any_name: [count]
+                + [side.get_length() for side in list(item.partial_shape)[1:]]
+                for item in model.inputs
+            }
+        )
+        compiled = self._core.compile_model(model, "CPU", self._settings)
+        taken = [self._inputs.index(item.any_name) for item in model.inputs]
+        return compiled.create_infer_request(), taken
 
     def template(self, patches: np.ndarray) -> Template:
         """See ``Engine.template``."""
@@ -351,7 +421,8 @@ class OpenVinoEngine(MapEngine):
     def search(self, template: Template, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``MapEngine.search``."""
         inputs = [patches, *_repeated(template, len(patches))]
-        classification, regression = self._run("search", inputs)
+        graph = SEARCH_GRAPHS[self.shape.search_sizes.index(patches.shape[1])]
+        classification, regression = self._run(graph, inputs)
         return classification, regression
 
 
@@ -366,6 +437,7 @@ class TorchEngine(MapEngine):
         from .network import fuse_batch_norm
 
         super().__init__(shape_of(checkpoint), checkpoint.settings)
+        self.search_sizes = _exported_sizes(checkpoint, self.shape)
         self._torch = torch
         self._concatenate = torch.cat
         torch.set_num_threads(threads)

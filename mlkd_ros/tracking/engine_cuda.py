@@ -138,7 +138,8 @@ def pack(frame: Frame, regions: Sequence[Region], size: int, buffer: np.ndarray)
 
 
 class CudaEngine(Engine):
-    """The fused student on one CUDA device, in half precision and channels-last.
+    """The fused student on one CUDA device, in half precision and channels-last. It has one size of
+    window: there a smaller one would save next to nothing.
 
     On ``cpu`` the same step runs eagerly in single precision: slow, for tests.
     """

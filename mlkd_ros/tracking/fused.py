@@ -71,6 +71,14 @@ def _split_merge(branch: CorrelationBranch) -> tuple[nn.Conv2d, nn.Conv2d]:
     )
 
 
+def _seen(side: int) -> Tensor:
+    """What each tap of a depth-wise kernel sees of a map of ones, ``(1, 16, (S - 1) * (S + 2))``:
+    rows of ``S - 1``, and 3 that do not count.
+    """
+    seen = F.unfold(F.pad(torch.ones(1, 1, side, side), (1, 1, 1, 1)), 4)
+    return F.pad(seen.reshape(1, 16, side - 1, side - 1), (0, 3)).flatten(2)
+
+
 class FusedCorrelation(nn.Module):
     """The ``CorrelationBranch`` of classification and of regression, side by side, without their
     linear layers on the search side.
@@ -81,7 +89,10 @@ class FusedCorrelation(nn.Module):
     """
 
     positions = 64
+    #: Sides of the search features, of the whole search region and of the near one.
+    side, near_side = 16, 10
     seen: Tensor
+    seen_near: Tensor
     bias: Tensor
 
     def __init__(self, cls: CorrelationBranch, reg: CorrelationBranch) -> None:
@@ -103,10 +114,8 @@ class FusedCorrelation(nn.Module):
         self.depthwise_search = nn.Conv2d(inp, out, 1, padding=1, bias=False)
         with torch.no_grad():
             self.depthwise_search.weight.copy_(weight[:, :, None, None])
-        # What each tap of a depth-wise kernel sees of a map of ones, in rows of 18.
-        ones = F.pad(torch.ones(1, 1, 16, 16), (1, 1, 1, 1))
-        seen = F.unfold(ones, 4).reshape(1, 16, 15, 15)
-        self.register_buffer("seen", F.pad(seen, (0, 3)).flatten(2))
+        self.register_buffer("seen", _seen(self.side))
+        self.register_buffer("seen_near", _seen(self.near_side))
         self.register_buffer("bias", bias[None, :, None])
 
     def template(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -125,8 +134,12 @@ class FusedCorrelation(nn.Module):
             torch.cat(kernels, 1),
             torch.cat(offsets, 1),
             depthwise,
-            (depthwise.flatten(2) * self.bias) @ self.seen,
+            self._offset(depthwise, self.seen),
         )
+
+    def _offset(self, depthwise: Tensor, seen: Tensor) -> Tensor:
+        """What the bias of the search features adds to the depth-wise correlation."""
+        return (depthwise.flatten(2) * self.bias) @ seen
 
     def forward(
         self,
@@ -136,29 +149,34 @@ class FusedCorrelation(nn.Module):
         depthwise: Tensor,
         depthwise_offset: Tensor,
     ) -> Tensor:
-        """Maps ``(N, 2 C, 15, 15)``, those of classification first, of features
-        ``(N, C, 16, 16)``.
+        """Maps ``(N, 2 C, S - 1, S - 1)``, those of classification first, of features
+        ``(N, C, S, S)``, where ``S`` is ``side`` or ``near_side``.
         """
-        flat = features.reshape(-1, features.shape[1], 256)
-        maps = (pixel @ flat + pixel_offset).reshape(-1, 2 * self.positions, 16, 16)
+        side = int(features.shape[2])  # a constant of an exported graph
+        flat = features.reshape(-1, features.shape[1], side * side)
+        maps = (pixel @ flat + pixel_offset).reshape(-1, 2 * self.positions, side, side)
         scale = F.relu(self.attention_reduce(F.adaptive_avg_pool2d(maps, 1)))
         maps = maps * torch.sigmoid(self.attention_expand(scale))
         maps = F.relu6(self.pixel_depthwise(maps))
         query = self.depthwise_search(features)
+        if side != self.side:
+            # Of the template's outputs this one alone fits one size only.
+            depthwise_offset = self._offset(depthwise, self.seen_near)
         correlated = correlate_depthwise(query, depthwise, depthwise_offset)
         return self.merge_pixel(maps) + self.merge_depthwise(correlated)
 
 
 def correlate_depthwise(search: Tensor, kernel: Tensor, offset: Tensor) -> Tensor:
-    """``network.depthwise_correlation`` of ``(N, C, 18, 18)`` and ``(N, C, 4, 4)``, plus an offset
-    ``(N, C, 15 * 18)`` (rows of 15, and 3 that do not count); ``(N, C, 15, 15)``.
+    """``network.depthwise_correlation`` of ``(N, C, W, W)`` and ``(N, C, 4, 4)``, plus an offset
+    ``(N, C, (W - 3) * W)`` (rows of ``W - 3``, and 3 that do not count); ``(N, C, W - 3, W - 3)``.
 
     With the rows of the map laid one behind the other, a shift in x or y is one contiguous piece a
     channel: copies shifted in x, one small matrix product for all rows of the kernel, then shifts
     in y. Copies of length ``n`` one after another, cut anew into pieces of length ``n + 1``, are
     the copies shifted by 0, 1, 2, 3; what wraps around falls into columns that are dropped.
     """
-    channels, size, taps, out = kernel.shape[1], 18, 4, 15
+    channels, size, taps = kernel.shape[1], int(search.shape[2]), 4
+    out = size - taps + 1
     flat = search.reshape(-1, channels, size * size)
     length = size * size + 1
     copies = torch.cat((flat, flat, flat, flat, flat[:, :, :taps]), 2)
@@ -189,6 +207,7 @@ class FusedMobileStudent(nn.Module):
 
     template_size = MobileStudent.template_size
     search_size = MobileStudent.search_size
+    near_size = MobileStudent.near_size
     template_outputs = ("pixel", "pixel_offset", "depthwise", "depthwise_offset")
 
     def __init__(self, student: MobileStudent) -> None:

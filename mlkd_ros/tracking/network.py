@@ -225,7 +225,8 @@ class SeparableTower(nn.Sequential):
 class MobileStudent(nn.Module):
     """The flying student: MobileNetV3-small trunk at stride 16, two correlations, anchor-free head.
 
-    Template 127 x 127, search 255 x 255, 15 x 15 cells. Shaped so that the published NanoTrackV3
+    Template 127 x 127, search 255 x 255, 15 x 15 cells, or 159 x 159 and 9 x 9 cells near the place
+    where the target is expected. Shaped so that the published NanoTrackV3
     weights (HonglinChu/SiamTrackers, Apache-2.0) can start it, see ``distillation.nanotrack``.
     Regression is the distance (left, top, right, bottom) from the cell's point to the box sides in
     search-patch pixels, always positive.
@@ -233,6 +234,7 @@ class MobileStudent(nn.Module):
 
     template_size = 127
     search_size = 255
+    near_size = 159
     cells = 15
     stride = 16
     coder = "point"
@@ -316,6 +318,7 @@ class AlexNetStudent(nn.Module):
 
     template_size = 127
     search_size = 287
+    near_size = 0
     cells = 21
     stride = 8
     coder = "anchor"

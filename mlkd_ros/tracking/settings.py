@@ -87,6 +87,10 @@ class TrackerSettings:
     size_lr: learning rate of the box size.
     calibration: (slope, offset) of the logistic map from the raw score's logit to the confidence
         (Platt scaling).
+    near_above: confidence from which on a target in sight is looked for in the near window, which
+        costs 0.4 times as much as the whole search region. When it is not found there with this
+        confidence, the same image is searched as usual. Above 1: never. For students and engines
+        that have a near window.
     """
 
     context_amount: float = 0.5
@@ -94,8 +98,13 @@ class TrackerSettings:
     window_influence: float = 0.455
     size_lr: float = 0.348
     calibration: tuple[float, float] = (1.0, 0.0)
+    near_above: float = 0.75
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+
+    def __post_init__(self) -> None:
+        if not self.near_above >= 0:
+            raise ValueError(f"near_above must be at least 0, not {self.near_above}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, for the checkpoint's header."""

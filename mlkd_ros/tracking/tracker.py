@@ -8,6 +8,7 @@ operations on a few hundred candidates.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -56,6 +57,10 @@ _SIZE_TIME = 1.0
 #: Another resolution of the same scene has sides of at least this many pixels, and an aspect ratio
 #: within this factor of the one before: 16:9 squeezed into 5:4, but no picture that is turned.
 _MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 1.5
+#: A target is where it was expected when it is at most so many sides of the near window away.
+_STEADY_WITHIN = 0.15
+#: Nor have its sides changed by more than this factor against those it had while seen well.
+_STEADY_SIZE = 1.2
 #: Weight of the newest cost in the mean cost of a search window.
 _COST_GAIN = 0.2
 #: Weight of the newest displacement in the velocity estimate.
@@ -113,6 +118,8 @@ class _Target:
     seen: Point = (0.0, 0.0)
     sure: tuple[float, float] = (0.0, 0.0)
     unseen: float = 0.0
+    #: Whether it was in the last image what and where it was expected to be, beyond doubt.
+    steady: bool = False
     ground: GroundVelocity = field(default_factory=GroundVelocity)
     stamp: float | None = None
     #: A new view whose features the memory has yet to take in.
@@ -143,11 +150,15 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The search windows of one target in one image; none for a target that was given up."""
+    """Where to look for one target in one image: windows about ``places``, none for a target that
+    was given up. size: the windows' side in patch pixels.
+    """
 
     target: _Target
     frame: Frame
+    places: list[Point]
     windows: list[CropWindow]
+    size: int
 
 
 class _Pace:
@@ -161,8 +172,8 @@ class _Pace:
         self.budget = math.inf
         self._cost: float | None = None
 
-    def measured(self, seconds: float, windows: int) -> None:
-        """Account for one batch."""
+    def measured(self, seconds: float, windows: float) -> None:
+        """Account for one batch; a near window counts as the part that it is of a whole one."""
         cost = seconds / windows
         self._cost = cost if self._cost is None else self._cost + _COST_GAIN * (cost - self._cost)
 
@@ -336,9 +347,9 @@ class Tracker:
         frame = as_frame(image)
         x, y, w, h = check_box(box, frame.width, frame.height)
         cx, cy = x + w / 2, y + h / 2
-        ratio = self._shape.search_size / self._shape.template_size
-        side = context_side(w, h, self.settings.context_amount) * ratio
-        window = CropWindow.around(cx, cy, side, self._shape.search_size)
+        size = self._shape.search_size
+        side = context_side(w, h, self.settings.context_amount) * size / self._shape.template_size
+        window = CropWindow.around(cx, cy, side, size)
         template = self._template(frame, cx, cy, w, h)
         region = Region(window, template, w, h, self.settings.window_influence)
         found = _candidate(window, *self._engine.locate(frame, [region])[0].tolist())
@@ -390,16 +401,51 @@ class Tracker:
             centres = []
         else:
             centres = [_expected(target, min(elapsed, _LONGEST_LEAD))]
-        side, size = self._search_side(target), self._shape.search_size
-        return _Plan(target, frame, [CropWindow.around(cx, cy, side, size) for cx, cy in centres])
+        near = target.steady and elapsed <= _LONGEST_LEAD
+        return self._planned(target, frame, centres, self._engine.search_sizes[-1 if near else 0])
 
-    def _search_side(self, target: _Target) -> float:
-        """Side of a search window in image pixels."""
-        ratio = self._shape.search_size / self._shape.template_size
+    def _planned(self, target: _Target, frame: Frame, places: list[Point], size: int) -> _Plan:
+        side = self._search_side(target, size)
+        windows = [CropWindow.around(x, y, side, size) for x, y in places]
+        return _Plan(target, frame, places, windows, size)
+
+    def _second_look(self, plan: _Plan, found: np.ndarray) -> _Plan | None:
+        """After a look at the near window alone: one at the whole search region, unless what was
+        ``found`` is beyond doubt.
+        """
+        whole = self._engine.search_sizes[0]
+        if plan.size == whole or self._beyond_doubt(plan, found[0]):
+            return None
+        return self._planned(plan.target, plan.frame, plan.places, whole)
+
+    def _beyond_doubt(self, plan: _Plan, found: np.ndarray) -> bool:
+        """Whether the best candidate is what and where it was expected to be: of high confidence,
+        of the target's size, about the window's middle, and wholly inside the near window. Of a
+        target that the window cuts, or that something covers, the network takes for the whole what
+        it sees of it; in a near window it is surer of that.
+        """
+        x, y, w, h, score, _ = found.tolist()
+        middle, near = plan.size / 2, self._shape.search_sizes[-1]
+        confidence = calibrated_confidence(score, *self.settings.calibration)
+        if confidence < self.settings.near_above:
+            return False
+        for away, side, usual in zip(
+            (abs(x - middle), abs(y - middle)), (w, h), plan.target.sure, strict=True
+        ):
+            change = side * plan.windows[0].scale / usual
+            if not 1 / _STEADY_SIZE <= change <= _STEADY_SIZE:
+                return False
+            if away > _STEADY_WITHIN * near or away + side / 2 > near / 2:
+                return False
+        return True
+
+    def _search_side(self, target: _Target, size: int) -> float:
+        """Side in image pixels of a search window of ``size`` patch pixels."""
+        ratio = size / self._shape.template_size
         return context_side(target.w, target.h, self.settings.context_amount) * ratio
 
     def _new_search(self, target: _Target) -> LostSearch:
-        step = self._search_side(target) / 2
+        step = self._search_side(target, self._shape.search_size) / 2
         return LostSearch(
             self.settings.presence, target.seen, target.size, step, target.image_size, target.unseen
         )
@@ -451,6 +497,7 @@ class Tracker:
             place = (target.cx, target.cy) if well_seen else None
             target.ground.measure(place, camera.shift, target.size)
         state = self._presence.step(confidence, step)
+        target.steady = state == TrackState.TRACKING and self._beyond_doubt(plan, found[0])
         if state == TrackState.LOST:
             # The size it had while it vanished may be that of the part still seen, the one before
             # may be out of date: the geometric mean of both.
@@ -600,7 +647,7 @@ def update_together(
     """
     if not trackers:
         return []
-    engine, pace = trackers[0]._engine, trackers[0]._pace
+    engine = trackers[0]._engine
     if any(tracker._engine is not engine for tracker in trackers):
         raise ValueError(
             "trackers updated together must be siblings on one engine: "
@@ -612,10 +659,30 @@ def update_together(
     for tracker in trackers:
         tracker.settle()
     most = trackers[0].settings.presence.search_windows
-    windows = pace.windows(len(trackers), most)
+    windows = trackers[0]._pace.windows(len(trackers), most)
     camera = trackers[0]._camera.look(frame, any(tracker._out_of_sight for tracker in trackers))
     shift = camera.shift if camera and camera.single else None
     plans = [tracker._plan(frame, windows, stamp, shift) for tracker in trackers]
+    found = _look(trackers, plans, frame)
+    again = {
+        i: second
+        for i, tracker in enumerate(trackers)
+        if (second := tracker._second_look(plans[i], found[i])) is not None
+    }
+    if again:
+        rows = _look([trackers[i] for i in again], list(again.values()), frame)
+        for (i, plan), row in zip(again.items(), rows, strict=True):
+            plans[i], found[i] = plan, row
+    return [
+        tracker._conclude(plan, rows, stamp, camera)
+        for tracker, plan, rows in zip(trackers, plans, found, strict=True)
+    ]
+
+
+def _look(trackers: Sequence[Tracker], plans: Sequence[_Plan], frame: Frame) -> list[np.ndarray]:
+    """The best candidate of each window of each plan, ``(n, 6)`` a plan, from one call of the
+    engine.
+    """
     regions = [
         region
         for tracker, plan in zip(trackers, plans, strict=True)
@@ -623,15 +690,15 @@ def update_together(
     ]
     found = np.empty((0, 6), np.float32)
     if regions:
+        engine, pace = trackers[0]._engine, trackers[0]._pace
         begin = time.perf_counter()
         found = engine.locate(frame, regions)
-        pace.measured(time.perf_counter() - begin, len(regions))
-    results, first = [], 0
-    for tracker, plan in zip(trackers, plans, strict=True):
-        last = first + len(plan.windows)
-        results.append(tracker._conclude(plan, found[first:last], stamp, camera))
-        first = last
-    return results
+        whole = engine.search_sizes[0]
+        pace.measured(
+            time.perf_counter() - begin, sum((r.window.size / whole) ** 2 for r in regions)
+        )
+    ends = itertools.accumulate(len(plan.windows) for plan in plans)
+    return [found[end - len(plan.windows) : end] for end, plan in zip(ends, plans, strict=True)]
 
 
 def tracker_from_checkpoint(

@@ -81,9 +81,10 @@ def test_the_near_window_ranks_as_the_middle_of_the_whole_one():
     assert (shape.near_size, shape.cells_of(shape.near_size)) == (159, 9)
     rng = np.random.default_rng(8)
     logits = rng.normal(0, 2, (4, 2, 15, 15)).astype(np.float32)
+    logits[:, 0] += 12.0  # background
     regression = rng.uniform(20, 40, (4, 4, 15, 15)).astype(np.float32)
     for i, (row, column) in enumerate([(3, 3), (7, 7), (11, 4), (6, 11)]):
-        logits[i, 1, row, column] = 12.0
+        logits[i, 1, row, column] = 22.0
     prior = np.array([[60, 60, 0.455]] * 4, np.float32)
     whole = Ranking(shape, 0.138).best(logits, regression, prior)
     middle = [np.ascontiguousarray(maps[:, :, 3:12, 3:12]) for maps in (logits, regression)]
@@ -210,9 +211,7 @@ def test_the_near_window_gives_the_candidates_of_the_reference(checkpoint, frame
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
-def test_a_checkpoint_of_before_the_near_window_searches_the_whole_region(
-    checkpoint, frame, name
-):
+def test_a_checkpoint_of_before_the_near_window_searches_the_whole_region(checkpoint, frame, name):
     if name == "openvino":
         pytest.importorskip("openvino")
     graphs = {key: checkpoint.graphs[key] for key in ("template", "search")}

@@ -247,15 +247,17 @@ def test_a_sudden_step_out_of_the_near_window_is_seen_in_the_same_image(tracker,
     for _ in range(5):
         tracker.update(scene(200, 150)[0])
     looks.sizes()
-    image, box = scene(245, 150)
+    image, box = scene(240, 150)
     result = tracker.update(image)
     assert looks.sizes() == [[159], [255]]
-    assert result.state == TrackState.TRACKING
-    assert iou(result.box, box) > 0.5
+    assert iou(result.box, box) > 0.7
+    # It was not where it was expected.
+    tracker.update(image)
+    assert looks.sizes() == [[255]]
 
 
 def test_a_target_cut_by_the_near_window_is_looked_at_whole(tracker, monkeypatch):
-    """However sure the network is of what it sees of it."""
+    """However sure the network is of it: it takes what it sees of it for the whole."""
     looks = Looks(tracker._engine, monkeypatch)
     tracker.init(*scene(200, 150))
     for _ in range(5):
@@ -264,8 +266,8 @@ def test_a_target_cut_by_the_near_window_is_looked_at_whole(tracker, monkeypatch
     monkeypatch.setattr(
         "mlkd_ros.tracking.tracker.calibrated_confidence", lambda score, slope, offset: 0.99
     )
-    image, box = scene(228, 150)
-    assert iou(tracker.update(image).box, box) > 0.5
+    image, box = scene(220, 150)
+    assert iou(tracker.update(image).box, box) > 0.85
     assert looks.sizes() == [[159], [255]]
 
 
