@@ -190,7 +190,11 @@ def table_sizes(tracker: Tracker, arguments: argparse.Namespace) -> None:
 def table_peers(tracker: Tracker, arguments: argparse.Namespace) -> None:
     """The same against the peers."""
     scene = Scene((1280, 720))
-    ours: dict[str, Step] = {"ours": partial(update, started(tracker, scene), scene.image)}
+    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
+    ours: dict[str, Step] = {
+        "ours": partial(update, started(tracker, scene), scene.image),
+        "ours, without a near window": partial(update, started(whole, scene), scene.image),
+    }
     measure("Peers at 1280x720", ours | peers(arguments), arguments.count // 4)
 
 
