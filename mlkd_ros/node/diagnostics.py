@@ -303,7 +303,8 @@ def _gpu_memory(device: str) -> dict[str, str]:
     try:
         free, total = torch.cuda.mem_get_info(device)
         own = torch.cuda.memory_reserved(device)
-    except RuntimeError as error:
+    # A PyTorch without CUDA says so by an AssertionError; a report must not end the node.
+    except (RuntimeError, AssertionError) as error:
         return {"GPU memory": f"unknown ({type(error).__name__})"}
     return {
         "GPU memory used (MiB)": f"{(total - free) / 2**20:.0f} of {total / 2**20:.0f}",

@@ -9,6 +9,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mlkd_ros.node import diagnostics
@@ -149,6 +150,13 @@ def test_memory_of_a_gpu(monkeypatch) -> None:
     assert values["GPU memory of this node (MiB)"] == "96"
     status = diagnostic_statuses("x", GOOD)[1]
     assert not [item.key for item in status.values if "GPU" in item.key]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this GPU answers")
+def test_a_gpu_that_cannot_be_asked_does_not_end_the_report() -> None:
+    status = diagnostic_statuses("x", dataclasses.replace(GOOD, device="cuda:0"))[1]
+    values = {item.key: item.value for item in status.values}
+    assert values["GPU memory"].startswith("unknown (")
 
 
 def test_rates_are_of_late(monkeypatch) -> None:

@@ -165,12 +165,14 @@ def ground(engine: FailingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[G
     thread = threading.Thread(target=spin)
     thread.start()
     ground = GroundStation("mike")
-    ground.connect()
-    yield ground
-    ground.close()
-    context.try_shutdown()
-    thread.join(10.0)
-    node.close()
+    try:
+        ground.connect()
+        yield ground
+    finally:
+        ground.close()
+        context.try_shutdown()
+        thread.join(10.0)
+        node.close()
 
 
 def test_the_node_keeps_the_target_and_says_what_happened(
