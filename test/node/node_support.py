@@ -135,8 +135,10 @@ class GroundStation:
         self.statuses: list[TrackStatus] = []
         self.diagnostics: list[DiagnosticArray] = []
         subscribe = self.node.create_subscription
-        subscribe(Detection2DArray, "detections", self._on_detections, 100)
-        subscribe(TrackStatus, "status", self.statuses.append, 100)
+        self._heard = (
+            subscribe(Detection2DArray, "detections", self._on_detections, 100),
+            subscribe(TrackStatus, "status", self.statuses.append, 100),
+        )
         subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self.init_client = self.node.create_client(InitTarget, "init_target")
         self.stop_client = self.node.create_client(StopTarget, "stop")
@@ -170,9 +172,9 @@ class GroundStation:
         wait_until(lambda: self.images.get_subscription_count() > 0, timeout, "a subscription")
         for client in (self.init_client, self.stop_client):
             assert client.wait_for_service(timeout), client.srv_name
-        for name in ("detections", "status"):
-            topic = f"{self.node.get_namespace()}/{name}"
-            wait_until(lambda topic=topic: self.node.count_publishers(topic) > 0, timeout, topic)
+        # Matched, not merely known to be there: what comes before that is lost.
+        for heard in self._heard:
+            wait_until(lambda one=heard: one.get_publisher_count() > 0, timeout, heard.topic_name)
         self.introduce()
 
     def introduce(self) -> None:
@@ -184,7 +186,7 @@ class GroundStation:
         found: list = []
         subscription = self.node.create_subscription(kind, name, found.append, depth)
         topic = subscription.topic_name
-        wait_until(lambda: self.node.count_publishers(topic) > 0, PATIENCE, topic)
+        wait_until(lambda: subscription.get_publisher_count() > 0, PATIENCE, topic)
         self.introduce()
         self._subscriptions[id(found)] = subscription
         return found
