@@ -6,8 +6,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import rclpy
 from node_support import GroundStation, Scene, TrackerProcess, image_of, wait_until
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -28,7 +30,15 @@ from mlkd_ros.tracking.geometry import iou
 
 WIDTH, HEIGHT = 64, 48
 #: A busy machine may hold up who listens for longer than a camera's queue lasts.
-LOSSLESS = ("--ros-args", "-p", "qos_overrides./mlkd/image.publisher.depth:=100")
+LOSSLESS = (
+    "--wait",
+    "60",
+    "--subscribers",
+    "2",
+    "--ros-args",
+    "-p",
+    "qos_overrides./mlkd/image.publisher.depth:=100",
+)
 
 
 def picture(index: int) -> np.ndarray:
@@ -50,11 +60,11 @@ class Audience:
         self.node = rclpy.create_node("audience", namespace="mlkd", context=self.context)
         self.images: list[tuple[float, Image]] = []
         self.clock: list[int] = []
-        self.node.create_subscription(
+        subscribe = self.node.create_subscription
+        self._clock = subscribe(
             Clock, "/clock", lambda message: self.clock.append(nanoseconds(message.clock)), 1000
         )
-        # Last: who plays has found the others when it has found this one, and waits for that.
-        self.node.create_subscription(Image, "image", self._on_image, 100)
+        self._image = subscribe(Image, "image", self._on_image, 100)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._ending = False
@@ -64,6 +74,11 @@ class Audience:
     def _spin(self) -> None:
         while not self._ending:
             self._executor.spin_once(timeout_sec=0.05)
+
+    def begin(self, *, clock: bool = False) -> None:
+        """Let a player begin that waits for two subscribers; nothing of it is lost then."""
+        subscriptions = (self._image, self._clock) if clock else (self._image,)
+        begin_together(self.node, subscriptions)
 
     def _on_image(self, message: Image) -> None:
         self.images.append((time.monotonic(), message))
@@ -77,6 +92,17 @@ class Audience:
         self._thread.join()
         self.node.destroy_node()
         self.context.try_shutdown()
+
+
+def begin_together(node: Node, subscriptions: Sequence[Any]) -> None:
+    """Add one more subscriber to the images, which the player waits for, when these have found it.
+
+    DDS announces subscriptions in the order in which they were made: when the player has found the
+    last, it has found the others.
+    """
+    for one in subscriptions:
+        wait_until(lambda one=one: one.get_publisher_count() > 0, 60, one.topic_name)
+    node.create_subscription(Image, "image", lambda message: None, 1)
 
 
 @pytest.fixture
@@ -133,7 +159,8 @@ def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
 def test_a_video_at_its_own_times_with_stamps_of_now(
     audience: Audience, start_node: Callable, video: Path
 ) -> None:
-    replay = start_node("replay", str(video), "--wait", "60", *LOSSLESS)
+    replay = start_node("replay", str(video), *LOSSLESS)
+    audience.begin()
     messages = audience.wait_for(8)
     assert [index_of(message) for message in messages] == list(range(8))
     stamps = np.array([nanoseconds(message.header.stamp) for message in messages]) / 1e9
@@ -150,8 +177,9 @@ def test_a_video_at_its_own_times_with_stamps_of_now(
 def test_twice_as_fast_again_and_again_until_interrupted(
     audience: Audience, start_node: Callable, folder: Path
 ) -> None:
-    options = ("--frame-rate", "4", "--rate", "2", "--loop", "--frame-id", "nose", "--wait", "60")
+    options = ("--frame-rate", "4", "--rate", "2", "--loop", "--frame-id", "nose")
     replay = start_node("replay", str(folder), *options, *LOSSLESS)
+    audience.begin()
     messages = audience.wait_for(20)
     assert [index_of(message) for message in messages[:20]] == [i % 8 for i in range(20)]
     arrivals = np.array([when for when, _ in audience.images])
@@ -168,8 +196,9 @@ def test_a_bag_with_its_own_stamps_and_clock(
 ) -> None:
     recorded = [1_700_000_000 * 10**9 + i * 200_000_000 for i in (0, 1, 2, 6, 7)]
     bag = write_bag(tmp_path / "bag", plugin, recorded)
-    options = ("--bag-topic", "/camera/image", "--clock", "--wait", "60")
+    options = ("--bag-topic", "/camera/image", "--clock")
     replay = start_node("replay", str(bag), *options, *LOSSLESS)
+    audience.begin(clock=True)
     messages = audience.wait_for(5)
     stamps = [nanoseconds(message.header.stamp) for message in messages]
     # Sources give seconds as floats: a quarter of a microsecond at today's time.
@@ -188,8 +217,9 @@ def test_a_bag_with_its_own_stamps_and_clock(
 def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
     audience: Audience, start_node: Callable, folder: Path
 ) -> None:
-    options = ("--clock", "--encoding", "mono8", "--frame-rate", "8", "--wait", "60")
+    options = ("--clock", "--encoding", "mono8", "--frame-rate", "8")
     start_node("replay", str(folder), *options, *LOSSLESS)
+    audience.begin()
     messages = audience.wait_for(8)
     assert nanoseconds(messages[0].header.stamp) == 10**9
     assert (messages[0].encoding, messages[0].step) == ("mono8", WIDTH)
@@ -319,22 +349,21 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
     truth: dict[int, Detection2DArray] = {}
     infos: list[CameraInfo] = []
     subscribe = ground.node.create_subscription
-    subscribe(
+    truths = subscribe(
         Detection2DArray,
         "ground_truth",
         lambda message: truth.update({nanoseconds(message.header.stamp): message}),
         100,
     )
-    subscribe(CameraInfo, "camera_info", infos.append, 100)
+    calibrations = subscribe(CameraInfo, "camera_info", infos.append, 100)
     try:
         ground.connect()
         ground.node.destroy_publisher(ground.images)
-        # Last, and waited for: who has found this one has found the two before it.
-        subscribe(Image, "image", lambda message: None, 1)
         # Slow: this is about which image belongs to what, not about keeping up.
         arguments = ["--init", "ground_truth", "--rate", "0.25", "--subscribers", "2"]
         arguments += ["--wait", "60", *(["--clock"] if clock else [])]
         replay = start_node("replay", str(bag), *arguments, "--ros-args", "-r", "__ns:=/golf")
+        begin_together(ground.node, (truths, calibrations))
         assert replay.process.wait(120) == 0, replay.output
         assert "designated" in replay.output
         wait_until(lambda: len(truth) >= 40, 60, lambda: f"{len(truth)} of the ground truth")

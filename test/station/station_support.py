@@ -42,16 +42,24 @@ class Observer:
         self.node = rclpy.create_node("observer", namespace=namespace, context=self.context)
         self.truth: dict[int, Box] = {}
         self.statuses: list[TrackStatus] = []
-        self.node.create_subscription(Detection2DArray, "ground_truth", self._on_truth, 100)
-        self.node.create_subscription(TrackStatus, "status", self.statuses.append, 100)
+        self._heard = {
+            "night_camera": self.node.create_subscription(
+                Detection2DArray, "ground_truth", self._on_truth, 100
+            ),
+            "tracker": self.node.create_subscription(
+                TrackStatus, "status", self.statuses.append, 100
+            ),
+        }
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def meet(self, *others: str) -> None:
-        """Wait until these nodes know this one: from then on it hears all that they say."""
+        """Wait until these and this know each other: from then on it hears all that they say."""
         for other in others:
+            heard = self._heard[other]
+            wait_until(lambda one=heard: one.get_publisher_count() > 0, heard.topic_name)
             introduce(self.node, other)
 
     def _spin(self) -> None:
