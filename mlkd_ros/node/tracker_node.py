@@ -34,6 +34,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.task import Future
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
@@ -593,6 +594,7 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
+    leave_interrupts_to_rclpy()
     rclpy.init(args=list(args) if args is not None else None)
     node: TrackerNode | None = None
     try:

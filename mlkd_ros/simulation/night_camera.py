@@ -34,6 +34,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
+from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_to_message
 from mlkd_ros.share import use_fastdds_profile
 from mlkd_ros.simulation.encode import image_message
@@ -238,23 +239,24 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other core
+    leave_interrupts_to_rclpy()
     rclpy.init(args=None if args is None else list(args))
+    node = None
     try:
         node = NightCamera()
-    except (ValueError, ParameterException) as error:
-        print(f"night_camera: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    try:
         _run(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except (ValueError, ParameterException) as error:
+        print(f"night_camera: {error}", file=sys.stderr)
+        return 2
     except Exception:
         # Told to end between two calls: the context is gone.
         if rclpy.ok():
             raise
     finally:
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
     return 0
 

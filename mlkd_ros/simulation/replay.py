@@ -35,6 +35,7 @@ from std_msgs.msg import Header
 
 from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.data.sources import DEFAULT_RATE, BagSource, FrameSource, open_source
+from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
 from mlkd_ros.share import use_fastdds_profile
 from mlkd_ros.simulation.beside import KINDS, Beside
@@ -370,6 +371,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     use_fastdds_profile()
+    leave_interrupts_to_rclpy()
     rclpy.init(args=arguments)
     node = None
     try:
@@ -403,7 +405,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(node: Replay, options: argparse.Namespace) -> None:
     topic = node.resolve_topic_name("image")
-    if not node.wait_for_subscribers(options.subscribers, options.wait):
+    found = node.wait_for_subscribers(options.subscribers, options.wait)
+    if not node.context.ok():
+        return
+    if not found:
         there = f"{node.subscribers} of {options.subscribers} subscribe"
         if node.subscribers == 0:
             there = "nobody subscribes"
