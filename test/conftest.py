@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlkd_ros.share import fastdds_environment, share_directory
+from mlkd_ros.shared_memory import remove_abandoned_segments
 
 
 def _claim_domain() -> int:
@@ -40,6 +41,16 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # a wrong type is an error, not garbage on the wire
 os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="mlkd_ros_log_"))
 os.environ.update(fastdds_environment())
+
+
+def pytest_sessionstart() -> None:
+    """Make room: a run that was killed leaves what its processes shared, in memory."""
+    remove_abandoned_segments()
+
+
+def pytest_sessionfinish() -> None:
+    """The same for the processes that tests have killed."""
+    remove_abandoned_segments()
 
 
 class NodeProcess:

@@ -54,6 +54,7 @@ from mlkd_ros.node.targets import (
     TargetSet,
 )
 from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
+from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
 from mlkd_ros.tracking.encoding import UnusableImageError
@@ -129,6 +130,8 @@ class TrackerNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
         self.destroy_node()
+        # rclpy leaves it alive, and with it the process's shared memory and its place in the graph.
+        self._state_machine.destroy_when_not_in_use()
 
     # --- lifecycle ------------------------------------------------------------------------------
 
@@ -421,12 +424,16 @@ class TrackerNode(LifecycleNode):
         raise DesignationError(Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
     def _on_second(self) -> None:
+        monitor, active = self._intake.monitor, self._phase is Phase.ACTIVE
+        silence, changed = monitor.silence(), None
+        if active:  # Before the report: it must not say of a moment earlier that all is well.
+            changed = monitor.silence_changed(self._declared.settings.silence_timeout)
         snapshot, images = self._report()
-        if self._phase is not Phase.ACTIVE:
+        if not active:
             return
-        changed = self._intake.monitor.silence_changed(self._declared.settings.silence_timeout)
         if changed:
-            self.get_logger().error(images.message)
+            brief = f"no image for {silence:.1f} s on {self._intake.topic}"
+            self.get_logger().error(images.message if snapshot.silent else brief)
         elif changed is False:
             self.get_logger().info(f"images on {self._intake.topic} again")
         if snapshot.qos_problem not in ("", self._logged_qos_problem):
@@ -595,6 +602,7 @@ class TrackerNode(LifecycleNode):
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
     leave_interrupts_to_rclpy()
+    remove_abandoned_segments()  # of a tracker before this one that was killed
     rclpy.init(args=list(args) if args is not None else None)
     node: TrackerNode | None = None
     try:

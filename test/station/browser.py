@@ -18,6 +18,8 @@ from typing import Any
 import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+#: Seconds to wait for a browser that draws without a graphics card, on a machine that is busy.
+PATIENCE = 120.0
 EXECUTABLE = next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -48,7 +50,7 @@ class Page:
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         message = {"id": self._number, "method": method, "params": params}
         await self._socket.send_str(json.dumps(message))
-        content = await asyncio.wait_for(answer, 30)
+        content = await asyncio.wait_for(answer, PATIENCE)
         assert "error" not in content, f"{method}: {content['error']}"
         return content["result"]
 
@@ -60,7 +62,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def wait_for(self, expression: str, timeout: float = 60.0) -> Any:
+    async def wait_for(self, expression: str, timeout: float = PATIENCE) -> Any:
         """The value of an expression as soon as it is true."""
         end = time.monotonic() + timeout
         while not (value := await self.evaluate(expression)):
@@ -124,6 +126,10 @@ class Browser:
             "--headless=new",
             "--no-sandbox",  # tests may run as root, in a container
             "--disable-gpu",
+            # Nobody looks at it, and it is to work all the same.
+            "--disable-renderer-backgrounding",
+            "--disable-backgrounding-occluded-windows",
+            "--disable-background-timer-throttling",
             "--disable-dev-shm-usage",
             "--no-first-run",
             "--disable-background-networking",

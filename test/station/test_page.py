@@ -84,10 +84,8 @@ class Operator:
         )
         return (await self.replies(kind))[0]
 
-    async def state(self, name: str, timeout: float = 60.0) -> None:
-        await self.page.wait_for(
-            f"document.getElementById('state').dataset.state === '{name}'", timeout
-        )
+    async def state(self, name: str) -> None:
+        await self.page.wait_for(f"document.getElementById('state').dataset.state === '{name}'")
 
 
 def in_browser(
@@ -306,7 +304,7 @@ def test_the_tracker_dies_and_comes_back(
         before = await operator.shown()
         start_node("tracker", "--ros-args", *TRACKER, *resume)
         # It is resumed without the operator, under its name.
-        await operator.state("TRACKING", 120)
+        await operator.state("TRACKING")
         await wait_for(
             lambda: [s for s in observer.since(before) if observer.overlap(s) > 0.5], "the target"
         )
