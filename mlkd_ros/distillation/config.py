@@ -86,7 +86,8 @@ class TrainingConfig:
     steps, batch: length; one step is one batch of pairs over all processes.
     epoch: steps between two lines of ``epochs.csv`` (means, election statistics).
     optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
-    learning_rate, trunk_factor: peak rate of correlation and head, and the trunk's share of it.
+    learning_rate, trunk_factor: peak rate of correlation and head, and the trunk's share of it
+        (0: it is kept as it is, and a step costs half).
     warm_up, warm_up_start: steps of linear warm-up, and the share of the peak rate it starts from.
     schedule, final_rate: ``cosine`` or ``log`` decay, and the share of the peak rate at the end.
     freeze_batch_norm: keep the running statistics of the start (batches here are small and of

@@ -14,6 +14,7 @@ from ..tracking.checkpoint import Checkpoint, CheckpointError, load_checkpoint, 
 from ..tracking.network import build_student
 from ..tracking.settings import TrackerSettings
 from .export import export_onnx
+from .imagenet import load_mobilenet_v2
 from .nanotrack import load_nanotrack_v3
 
 
@@ -33,8 +34,8 @@ def student_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
 def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str]:
     """A student to train, and a sentence on where its weights come from.
 
-    ``start`` is a published ``nanotrackv3.pth``, a student checkpoint (``.safetensors``), or None
-    for random weights.
+    ``start`` is a published ``nanotrackv3.pth`` or, for a mobilenetv2_s8, a MobileNetV2 classifier,
+    a student checkpoint (``.safetensors``), or None for random weights.
     CheckpointError or ValueError names a file of another architecture.
     """
     if start is None:
@@ -46,6 +47,8 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
                 f"{start}: is a {checkpoint.architecture}, the experiment trains a {architecture}"
             )
         return student_from_checkpoint(checkpoint), checkpoint.provenance.get("start", start.name)
+    if architecture == "mobilenetv2_s8":
+        return load_mobilenet_v2(start), f"ImageNet backbone ({start.name}), its head random"
     if architecture != "mobile_s16":
         raise ValueError(
             f"{start}: published NanoTrackV3 weights start a mobile_s16, not a {architecture}"

@@ -192,6 +192,8 @@ class Trainer:
         rest: list[nn.Parameter] = []
         for name, parameter in self.objective.students.named_parameters():
             (trunk if ".trunk." in f".{name}" else rest).append(parameter)
+        for parameter in trunk:  # Kept as it is, it needs no way back.
+            parameter.requires_grad_(config.trunk_factor > 0)
         rate = config.learning_rate
         groups = [
             {"params": rest, "factor": 1.0, "lr": rate},

@@ -58,6 +58,7 @@ class StudentShape:
 STUDENT_SHAPES = {
     "mobile_s16": StudentShape(127, 255, 15, 16, near_size=159),
     "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
+    "mobilenetv2_s8": StudentShape(127, 255, 31, 8),
 }
 
 

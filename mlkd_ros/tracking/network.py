@@ -15,6 +15,7 @@ part of the network, so that a patch goes to every student in the same form.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -222,27 +223,24 @@ class SeparableTower(nn.Sequential):
         super().__init__(*layers)
 
 
-class MobileStudent(nn.Module):
-    """The flying student: MobileNetV3-small trunk at stride 16, two correlations, anchor-free head.
+class PointTracker(nn.Module):
+    """Trunk of 96 channels, two correlations, anchor-free head.
 
-    Template 127 x 127, search 255 x 255, 15 x 15 cells, or 159 x 159 and 9 x 9 cells near the place
-    where the target is expected. Shaped so that the published NanoTrackV3
-    weights (HonglinChu/SiamTrackers, Apache-2.0) can start it, see ``distillation.nanotrack``.
     Regression is the distance (left, top, right, bottom) from the cell's point to the box sides in
     search-patch pixels, always positive.
     """
 
     template_size = 127
     search_size = 255
-    near_size = 159
-    cells = 15
-    stride = 16
+    near_size: int
+    cells: int
+    stride: int
     coder = "point"
     template_outputs = ("pixel_cls", "depthwise_cls", "pixel_reg", "depthwise_reg")
 
-    def __init__(self) -> None:
+    def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
-        self.trunk = MobileTrunk()
+        self.trunk = trunk
         self.cls_correlation = CorrelationBranch()
         self.reg_correlation = CorrelationBranch()
         self.cls_tower = SeparableTower(96, 6)
@@ -250,9 +248,14 @@ class MobileStudent(nn.Module):
         self.cls_head = nn.Conv2d(96, 2, 1)
         self.reg_head = nn.Conv2d(96, 4, 1)
 
+    def template_features(self, patch: Tensor) -> Tensor:
+        """The 8 x 8 positions that are correlated with, ``(N, 96, 8, 8)``."""
+        features: Tensor = self.trunk(patch)
+        return features
+
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
         """Features of ``(N, 3, T, T)`` target patches, in the order of ``template_outputs``."""
-        features = self.trunk(patch)
+        features = self.template_features(patch)
         return (*self.cls_correlation.template(features), *self.reg_correlation.template(features))
 
     def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
@@ -267,6 +270,94 @@ class MobileStudent(nn.Module):
     def forward(self, template_patch: Tensor, search_patch: Tensor) -> StudentOutput:
         """Both branches at once, for training."""
         return self.search(search_patch, *self.template(template_patch))
+
+
+class MobileStudent(PointTracker):
+    """The flying student: MobileNetV3-small trunk at stride 16.
+
+    Template 127 x 127, search 255 x 255, 15 x 15 cells, or 159 x 159 and 9 x 9 cells near the place
+    where the target is expected. Shaped so that the published NanoTrackV3
+    weights (HonglinChu/SiamTrackers, Apache-2.0) can start it, see ``distillation.nanotrack``.
+    """
+
+    near_size = 159
+    cells = 15
+    stride = 16
+
+    def __init__(self) -> None:
+        super().__init__(MobileTrunk())
+
+
+class Bottleneck(nn.Module):
+    """Expand, depth-wise convolution, project linearly (MobileNetV2, arXiv 1801.04381), with batch
+    norms already folded.
+    """
+
+    def __init__(self, inp: int, expansion: int, out: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        hidden = inp * expansion
+        self.expand = nn.Conv2d(inp, hidden, 1) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride, dilation, dilation, groups=hidden)
+        self.project = nn.Conv2d(hidden, out, 1)
+        self.residual = stride == 1 and inp == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class MobileNetV2Trunk(nn.Module):
+    """MobileNetV2 up to its 13th block, dilated from stride 16 to 8: ``(N, 3, H, W)`` to
+    ``(N, 96, ceil(H/8), ceil(W/8))``.
+    """
+
+    #        input, expansion, output, stride, dilation
+    BLOCKS = (
+        (32, 1, 16, 1, 1),
+        (16, 6, 24, 2, 1),
+        (24, 6, 24, 1, 1),
+        (24, 6, 32, 2, 1),
+        (32, 6, 32, 1, 1),
+        (32, 6, 32, 1, 1),
+        (32, 6, 64, 1, 1),  # a stride of 2 in a classifier
+        *((64, 6, 64, 1, 2),) * 3,
+        (64, 6, 96, 1, 2),
+        *((96, 6, 96, 1, 2),) * 2,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1)
+        self.blocks = nn.Sequential(*(Bottleneck(*spec) for spec in self.BLOCKS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same size, except where the stride says otherwise."""
+        return self.blocks(F.relu6(self.stem(x / 127.5 - 1.0)))
+
+
+class MobileNetV2Tracker(PointTracker):
+    """A larger tracker on a finer grid, to teach: MobileNetV2 trunk at stride 8, ten times the
+    student's multiplications.
+
+    Template 127 x 127 (its middle 64 x 64 pixels are correlated with), search 255 x 255, 31 x 31
+    cells. An ImageNet backbone can start it, see ``distillation.imagenet``.
+    """
+
+    near_size = 0
+    cells = 31
+    stride = 8
+
+    def __init__(self) -> None:
+        super().__init__(MobileNetV2Trunk())
+        # Boxes of 64 x 64 pixels to begin with: from 2 x 2 the IoU loss hardly has a gradient.
+        nn.init.constant_(self.reg_head.bias, math.log(32.0))  # type: ignore[arg-type]
+
+    def template_features(self, patch: Tensor) -> Tensor:
+        """The middle 8 x 8 of 16 x 16 positions."""
+        features: Tensor = self.trunk(patch)
+        return features[:, :, 4:12, 4:12]
 
 
 class AlexNetTrunk(nn.Sequential):
@@ -353,6 +444,7 @@ class AlexNetStudent(nn.Module):
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "mobile_s16": MobileStudent,
     "alexnet_rpn": AlexNetStudent,
+    "mobilenetv2_s8": MobileNetV2Tracker,
 }
 
 

@@ -49,6 +49,16 @@ def test_a_run_learns_and_logs(cache, tmp_path):
     assert epochs[0]["loss"] == pytest.approx(mean, rel=1e-4)
 
 
+def test_a_trunk_whose_share_of_the_rate_is_nothing_stays(cache, tmp_path):
+    trainer = toy_trainer(cache, tmp_path, steps=3, trunk_factor=0.0)
+    before = copy.deepcopy(trainer.objective.students.state_dict())
+    trainer.run(progress=False)
+    after = trainer.objective.students.named_parameters()
+    changed = {name: bool((value != before[name]).any()) for name, value in after}
+    assert changed == {name: ".trunk." not in name for name in changed}
+    assert len(set(changed.values())) == 2
+
+
 def test_another_experiment_in_the_same_folder_is_refused(cache, tmp_path):
     toy_trainer(cache, tmp_path, steps=2).run(progress=False)
     with pytest.raises(ConfigError, match=r"last\.pt: was made with learning_rate = 0\.0002"):
