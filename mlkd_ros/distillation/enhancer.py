@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 from ..tracking.checkpoint import CheckpointError
+from .published import read_state_dict
 
 FORMAT = "mlkd-enhancer/1"
 #: Published weights below this are denormal leftovers of weight decay, 30 times slower on a CPU.
@@ -250,14 +251,7 @@ def _published_names(weights: Mapping[str, Tensor]) -> tuple[Enhancer, dict[str,
 
 
 def _load_published(path: Path) -> Enhancer:
-    import pickle
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch state dict that is safe to load") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a state dict but {type(content).__name__}")
+    content = read_state_dict(path)
     network, names = _published_names(content)
     weights = {}
     for key, value in content.items():

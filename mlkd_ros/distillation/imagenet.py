@@ -7,14 +7,13 @@ Taken are state dicts in torchvision's order of blocks, batch norms folded, whos
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..tracking.checkpoint import CheckpointError
 from ..tracking.network import MobileNetV2Tracker, MobileNetV2Trunk
+from .published import read_state_dict
 
 
 def _names() -> dict[str, str]:
@@ -34,14 +33,7 @@ def load_mobilenet_v2(path: Path) -> MobileNetV2Tracker:
 
     CheckpointError names a file that is something else.
     """
-    try:
-        published = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch state dict that is safe to load") from error
-    if not isinstance(published, dict):
-        raise CheckpointError(f"{path}: not a state dict but {type(published).__name__}")
+    published = read_state_dict(path)
     tracker = MobileNetV2Tracker()
     trunk: dict[str, Tensor] = {}
     for name, value in tracker.trunk.state_dict().items():

@@ -8,16 +8,14 @@ value is changed.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..tracking.checkpoint import CheckpointError
 from ..tracking.network import MobileStudent
+from .published import read_state_dict
 
 _BLOCK_PARTS_EXPANDED = {
     "0": "expand.0",
@@ -112,15 +110,7 @@ def load_nanotrack_v3(path: str | Path) -> MobileStudent:
     scalar = np.dtype(np.float64).type(0).__reduce__()[0]
     types = [type(np.dtype(kind)) for kind in (np.float64, np.float32)]
     harmless: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, *types]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch state dict that is safe to load") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a state dict but {type(content).__name__}")
+    content = read_state_dict(Path(path), harmless)
     student = MobileStudent()
     student.load_state_dict(rename_nanotrack_v3(content.get("state_dict", content), str(path)))
     return student.eval()
