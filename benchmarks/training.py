@@ -48,11 +48,15 @@ def main() -> int:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     print(f"{name}, {os.cpu_count()} cores, torch {torch.__version__}, batch {config.batch}\n")
     with tempfile.TemporaryDirectory() as folder:
-        cache = PairCache.open(options.cache) if options.cache else None
-        cache = cache or open_or_build_flights(2, Path(folder) / "flights")
-        weights = {} if options.cache is None else config.sampler.group_weights
+        if options.cache:
+            flights = options.cache / "flights"
+            paths = [options.cache, *([flights] if flights.exists() else [])]
+            caches = [PairCache.open(path) for path in paths]
+        else:
+            caches = [open_or_build_flights(2, Path(folder) / "flights")]
+        weights = config.sampler.group_weights if options.cache else {}
         rules = replace(config.sampler, keep_clean=True, group_weights=weights)
-        sampler = PairSampler([cache], rules, config.seed)
+        sampler = PairSampler(caches, rules, config.seed)
         supply = {n: supplied(sampler, config.batch, n, options.seconds) for n in options.workers}
         print("| workers | pairs/s |\n| --- | --- |")
         for workers, rate in supply.items():
