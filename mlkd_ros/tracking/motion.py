@@ -61,10 +61,6 @@ class CameraMotion:
         self._images = 0
         self._taper = cv2.createHanningWindow(_THUMBNAIL, cv2.CV_32F)
 
-    def restart(self) -> None:
-        """Forget the image looked at before: what follows may be of another camera."""
-        self._last, self._images = None, 0
-
     def look(self, frame: Frame, needed: bool) -> Observation | None:
         """Called with every image; ``None`` for those that are left out while the motion is not
         ``needed`` image by image.

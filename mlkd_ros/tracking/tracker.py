@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,8 +201,6 @@ class Tracker:
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
         self._search: LostSearch | None = None
-        self._family: weakref.WeakSet[Tracker] = sibling._family if sibling else weakref.WeakSet()
-        self._family.add(self)
         self._camera: CameraMotion = sibling._camera if sibling else CameraMotion()
         self._pace: _Pace = sibling._pace if sibling else _Pace()
         if sibling is None:
@@ -263,9 +260,6 @@ class Tracker:
         patch = self._patch(frame, cx, cy, w, h)
         memory = TemplateMemory(self.settings.memory, self._engine.template(patch[None]))
         size = (frame.width, frame.height)
-        if not any(tracker.has_target for tracker in self._family if tracker is not self):
-            # Nobody else needs it, and a target is followed alike whatever was before it.
-            self._camera.restart()
         self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp)
         self._presence = Presence(self.settings.presence)
         self._search = None
