@@ -65,7 +65,7 @@ def main() -> int:
         print("\n| step | pairs/s | workers needed |\n| --- | --- | --- |")
         for step, trainer in trainers(config, sampler, device, Path(folder)).items():
             rate = taken(trainer, sampler, options.seconds)
-            print(f"| {step} | {rate:.0f} | {rate / one:.1f} |", flush=True)
+            print(f"| {step} | {rate:.0f} | {rate / one:.2f} |", flush=True)
     return 0
 
 
