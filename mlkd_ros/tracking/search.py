@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,16 @@ class Lookalike:
     unseen: float = 0.0
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """What the last image showed that may be the target: centre and size in image pixels. A second
+    look at it is one at its own size, which tells more.
+    """
+
+    place: Point
+    size: tuple[float, float]
+
+
 def _distance(a: Point, b: Point) -> float:
     return math.hypot(a[0] - b[0], a[1] - b[1])
 
@@ -55,7 +65,7 @@ class LostSearch:
     """The search for one lost target, from image to image.
 
     last: where it was seen last. size: of the target; step: between the places of a scan.
-    unseen: seconds since it was seen last. sighting: the place of the last image that may show the
+    unseen: seconds since it was seen last. sighting: what the last image showed that may be the
     target; one resemblance alone is no re-acquisition.
     """
 
@@ -71,7 +81,7 @@ class LostSearch:
         self.settings = settings
         self.reach = (settings.near + settings.spread * unseen) * size
         self.lookalikes: list[Lookalike] = []
-        self.sighting: Point | None = None
+        self.sighting: Sighting | None = None
         self.shift: Shift = (0.0, 0.0)
         self._last = last
         self._size = size
@@ -89,7 +99,8 @@ class LostSearch:
             one.x, one.y, one.unseen = one.x + dx, one.y + dy, one.unseen + elapsed
         self.lookalikes = [one for one in self.lookalikes if one.unseen <= _REMEMBERED_FOR]
         if self.sighting is not None:
-            self.sighting = self.sighting[0] + dx, self.sighting[1] + dy
+            x, y = self.sighting.place
+            self.sighting = replace(self.sighting, place=(x + dx, y + dy))
 
     def scaled(self, sx: float, sy: float, image_size: tuple[int, int]) -> None:
         """The same scene in another resolution."""
@@ -101,7 +112,8 @@ class LostSearch:
         for one in self.lookalikes:
             one.x, one.y, one.away = one.x * sx, one.y * sy, one.away * mean
         if self.sighting is not None:
-            self.sighting = self.sighting[0] * sx, self.sighting[1] * sy
+            (x, y), (w, h) = self.sighting.place, self.sighting.size
+            self.sighting = Sighting((x * sx, y * sy), (w * sx, h * sy))
 
     def centres(self, predicted: Point, windows: int) -> list[Point]:
         """Where to look in this image: at the last sighting alone where there is one; else, as far
@@ -109,7 +121,7 @@ class LostSearch:
         at the next places of a scan over the whole image. With one window they take turns.
         """
         if self.sighting is not None:
-            return [self.sighting]
+            return [self.sighting.place]
         here = self._inside(predicted)
         if windows == 1:
             self._turn = (self._turn + 1) % 3
@@ -154,7 +166,7 @@ class LostSearch:
         near = away <= settings.near * self._size
         if confidence < settings.tracking_above:
             return None
-        if self.sighting is not None and _distance(place, self.sighting) > _SAME * self._size:
+        if self.sighting is not None and _distance(place, self.sighting.place) > _SAME * self._size:
             return None
         if self._refused(place, away):
             return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,9 @@ from .engine import Engine, Region, Template, create_engine
 from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
-from .motion import CameraMotion, GroundVelocity, Observation, Point, Shift
+from .motion import CameraMotion, GroundTrack, Observation, Point
 from .presence import Presence, TrackState, calibrated_confidence
-from .search import LostSearch
+from .search import LostSearch, Sighting
 from .settings import PresenceSettings, TrackerSettings
 
 __all__ = [
@@ -41,9 +42,14 @@ __all__ = [
 
 #: Time between two frames when the caller gives no stamps, in seconds.
 NOMINAL_PERIOD = 1.0 / 30.0
-#: Time constants in seconds with which the velocity of a target out of sight fades: that in the
-#: picture, while the camera's motion is unknown, and that over ground, while it is seen.
-_BLIND_COAST, _COAST = 0.3, 3.0
+#: Time constant in seconds with which the velocity in the picture of a target out of sight fades,
+#: while the camera's motion is unknown.
+_BLIND_COAST = 0.3
+#: For so many seconds after a target was beyond doubt dead reckoning is worth more than what can be
+#: followed.
+_FRESH = 0.5
+#: For so many seconds a weak candidate more than so many sizes off its way is another thing.
+_SURE_WAY, _STRAY = 0.4, 1.0
 #: Longest step in time that presence and coasting take at once, in seconds: after a gap in the
 #: images the target gets the chance to be seen again before it counts as lost.
 _LONGEST_STEP = 1.0
@@ -120,7 +126,9 @@ class _Target:
     unseen: float = 0.0
     #: Whether it was in the last image what and where it was expected to be, beyond doubt.
     steady: bool = False
-    ground: GroundVelocity = field(default_factory=GroundVelocity)
+    #: Whether the last image showed it for certain, and the whole of it.
+    whole: bool = True
+    ground: GroundTrack = field(default_factory=GroundTrack)
     stamp: float | None = None
     #: A new view whose features the memory has yet to take in.
     view: np.ndarray | None = None
@@ -201,6 +209,8 @@ class Tracker:
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
         self._search: LostSearch | None = None
+        self._family: weakref.WeakSet[Tracker] = sibling._family if sibling else weakref.WeakSet()
+        self._family.add(self)
         self._camera: CameraMotion = sibling._camera if sibling else CameraMotion()
         self._pace: _Pace = sibling._pace if sibling else _Pace()
         if sibling is None:
@@ -260,7 +270,11 @@ class Tracker:
         patch = self._patch(frame, cx, cy, w, h)
         memory = TemplateMemory(self.settings.memory, self._engine.template(patch[None]))
         size = (frame.width, frame.height)
-        self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp)
+        alone = not any(tracker.has_target for tracker in self._family if tracker is not self)
+        if alone:
+            self._camera.restart(frame)
+        ground = GroundTrack((cx, cy) if alone else None, math.sqrt(w * h))
+        self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp, ground=ground)
         self._presence = Presence(self.settings.presence)
         self._search = None
 
@@ -381,21 +395,28 @@ class Tracker:
             )
 
     @property
-    def _out_of_sight(self) -> bool:
-        """Whether the target's place has to be predicted."""
-        return self._presence.state in (TrackState.UNCERTAIN, TrackState.LOST)
+    def _in_doubt(self) -> bool:
+        """Whether the target's place has to be predicted, or may have to be soon."""
+        state = self._presence.state
+        doubt = self._target is not None and not self._target.whole
+        return state == TrackState.LOST or (doubt and state != TrackState.GIVEN_UP)
 
-    def _plan(self, frame: Frame, windows: int, stamp: float | None, shift: Shift | None) -> _Plan:
-        """Where to look in the next image, in ``windows`` windows while lost. ``shift``: of the
-        picture since the last image. A lost target is moved on to its predicted place.
+    def _plan(
+        self, frame: Frame, windows: int, stamp: float | None, camera: Observation | None
+    ) -> _Plan:
+        """Where to look in the next image, in ``windows`` windows while lost. A target out of sight
+        is moved on to its predicted place.
         """
         target = self._target
         assert target is not None  # _check_image has seen to it
         self._follow_resolution(target, frame)
         elapsed = self._elapsed(target, stamp)
+        step = min(elapsed, _LONGEST_STEP)
+        target.ground.advance(step, camera)
+        if target.unseen > 0:
+            _coast(target, step, camera)
         if self._search is not None:
-            _coast(target, min(elapsed, _LONGEST_STEP), shift)
-            self._search.advance(elapsed, shift)
+            self._search.advance(elapsed, camera.shift if camera is not None else None)
             centres = self._search.centres((target.cx, target.cy), windows)
         elif self._presence.state == TrackState.GIVEN_UP:
             centres = []
@@ -404,8 +425,15 @@ class Tracker:
         near = target.steady and elapsed <= _LONGEST_LEAD
         return self._planned(target, frame, centres, self._engine.search_sizes[-1 if near else 0])
 
+    def _sought(self, target: _Target) -> tuple[float, float]:
+        """Width and height of what is looked for."""
+        if self._search is not None and self._search.sighting is not None:
+            return self._search.sighting.size
+        return target.w, target.h
+
     def _planned(self, target: _Target, frame: Frame, places: list[Point], size: int) -> _Plan:
-        side = self._search_side(target, size)
+        ratio = size / self._shape.template_size
+        side = context_side(*self._sought(target), self.settings.context_amount) * ratio
         windows = [CropWindow.around(x, y, side, size) for x, y in places]
         return _Plan(target, frame, places, windows, size)
 
@@ -451,15 +479,14 @@ class Tracker:
         )
 
     def _regions(self, plan: _Plan) -> list[Region]:
-        target, influence = plan.target, self.settings.window_influence
-        template = target.memory.current
-        if self._search is not None:
-            # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
-            # window. A sighting is confirmed by the first template alone.
-            influence = 0.0
-            if self._search.sighting is not None:
-                template = target.memory.first
-        return [Region(window, template, target.w, target.h, influence) for window in plan.windows]
+        target = plan.target
+        # A lost target may be anywhere: only the penalty on its shape is left, not the cosine
+        # window.
+        influence = self.settings.window_influence if self._search is None else 0.0
+        return [
+            Region(window, target.memory.current, *self._sought(target), influence)
+            for window in plan.windows
+        ]
 
     def _conclude(
         self,
@@ -485,28 +512,52 @@ class Tracker:
             return self._conclude_lost(target, self._search, candidates, step)
         candidate = candidates[0]
         confidence = self._confidence(candidate)
+        target.whole = self._whole(target, candidate, confidence)
+        if not target.whole:
+            target.ground.doubt()
+        if camera is not None and self._strays(target, candidate, confidence):
+            confidence = 0.0
         seen = confidence >= self.settings.presence.lost_below
         if seen:
             self._follow(target, candidate, confidence, elapsed)
+            if target.whole and camera is not None:
+                target.ground.fix((target.cx, target.cy), target.size)
         else:
-            target.unseen += elapsed
-            _coast(target, step, camera.shift if camera and camera.single else None)
-        well_seen = confidence >= self.settings.memory.above
-        target.ground.wait(elapsed)
-        if camera is not None:
-            place = (target.cx, target.cy) if well_seen else None
-            target.ground.measure(place, camera.shift, target.size)
+            self._vanish(target, elapsed, step, camera)
         state = self._presence.step(confidence, step)
         target.steady = state == TrackState.TRACKING and self._beyond_doubt(plan, found[0])
         if state == TrackState.LOST:
-            # The size it had while it vanished may be that of the part still seen, the one before
-            # may be out of date: the geometric mean of both.
-            target.w = math.sqrt(target.w * target.sure[0])
-            target.h = math.sqrt(target.h * target.sure[1])
+            # The size it had while it vanished may be that of the part still seen.
+            target.w, target.h = target.sure
             self._search = self._new_search(target)
         elif state == TrackState.TRACKING and target.memory.due(confidence, step):
             target.view = self._patch(plan.frame, target.cx, target.cy, target.w, target.h)
         return self._result(target, confidence, seen)
+
+    def _whole(self, target: _Target, candidate: _Candidate, confidence: float) -> bool:
+        """Whether the candidate is the target for certain, and the whole of it."""
+        return confidence >= self.settings.memory.above and all(
+            side >= usual / _STEADY_SIZE
+            for side, usual in zip((candidate.w, candidate.h), target.sure, strict=True)
+        )
+
+    def _strays(self, target: _Target, candidate: _Candidate, confidence: float) -> bool:
+        """Whether a weak candidate is not where a target must be that was beyond doubt just now."""
+        place = target.ground.place
+        if place is None or target.ground.age > _SURE_WAY:
+            return False
+        if confidence >= self.settings.presence.tracking_above:
+            return False
+        return math.dist((candidate.cx, candidate.cy), place) > _STRAY * target.size
+
+    @staticmethod
+    def _vanish(target: _Target, elapsed: float, step: float, camera: Observation | None) -> None:
+        """This image does not show the target. One that the last image did show is moved on."""
+        if target.unseen == 0:
+            if target.ground.age > _FRESH:
+                target.ground.reckon_from(None)
+            _coast(target, step, camera)
+        target.unseen += elapsed
 
     def _confidence(self, candidate: _Candidate) -> float:
         return calibrated_confidence(candidate.score, *self.settings.calibration)
@@ -524,18 +575,21 @@ class Tracker:
             if rank is not None and rank > best:
                 chosen, best = candidate, rank
         expected = search.sighting
-        search.sighting = None if chosen is None else (chosen.cx, chosen.cy)
+        search.sighting = None
+        if chosen is not None:
+            search.sighting = Sighting((chosen.cx, chosen.cy), (chosen.w, chosen.h))
         state = self._presence.search(chosen is not None, step)
         if state != TrackState.LOST:
             self._search = None
         if chosen is None or state != TrackState.TRACKING:
             return self._result(target, highest, seen=False)
-        expected = expected or (chosen.cx, chosen.cy)
+        x, y = expected.place if expected is not None else (chosen.cx, chosen.cy)
         # The sighting before was moved on by the picture's shift; the rest is its own motion.
-        target.vx = (chosen.cx - expected[0] + search.shift[0]) / step
-        target.vy = (chosen.cy - expected[1] + search.shift[1]) / step
+        target.vx = (chosen.cx - x + search.shift[0]) / step
+        target.vy = (chosen.cy - y + search.shift[1]) / step
         target.cx, target.cy, target.w, target.h = chosen.cx, chosen.cy, chosen.w, chosen.h
         target.seen, target.sure, target.unseen = (chosen.cx, chosen.cy), (chosen.w, chosen.h), 0.0
+        target.ground.reckon_from((chosen.cx, chosen.cy))
         _keep_inside(target)
         return self._result(target, self._confidence(chosen), seen=True)
 
@@ -605,19 +659,23 @@ def _expected(target: _Target, lead: float) -> Point:
     return min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))
 
 
-def _coast(target: _Target, elapsed: float, shift: Shift | None) -> None:
-    """Take a target out of sight to where it would be ``elapsed`` seconds later, perhaps outside
-    the image: by its own motion and the camera's, or going on as before where that is not known.
+def _coast(target: _Target, elapsed: float, camera: Observation | None) -> None:
+    """Take a target out of sight to where it would be in this image, ``elapsed`` seconds later,
+    perhaps outside of it: by dead reckoning, or going on as before where that is not possible.
     """
-    if shift is None:
-        fading = math.exp(-elapsed / _BLIND_COAST)
-        target.vx, target.vy = target.vx * fading, target.vy * fading
-    else:
-        target.ground.fade(math.exp(-elapsed / _COAST))
-        vx, vy = target.ground.value
-        target.vx, target.vy = vx + shift[0] / elapsed, vy + shift[1] / elapsed
+    ground = target.ground
+    if camera is not None and camera.shift is not None and ground.place is not None:
+        pace = camera.images * elapsed
+        target.vx = ground.velocity[0] + camera.shift[0] / pace
+        target.vy = ground.velocity[1] + camera.shift[1] / pace
+        target.cx, target.cy = ground.place
+        return
+    fading = math.exp(-elapsed / _BLIND_COAST)
+    target.vx, target.vy = target.vx * fading, target.vy * fading
     target.cx += target.vx * elapsed
     target.cy += target.vy * elapsed
+    if camera is not None:
+        ground.reckon_from((target.cx, target.cy))
 
 
 def _keep_inside(target: _Target) -> None:
@@ -660,9 +718,8 @@ def update_together(
         tracker.settle()
     most = trackers[0].settings.presence.search_windows
     windows = trackers[0]._pace.windows(len(trackers), most)
-    camera = trackers[0]._camera.look(frame, any(tracker._out_of_sight for tracker in trackers))
-    shift = camera.shift if camera and camera.single else None
-    plans = [tracker._plan(frame, windows, stamp, shift) for tracker in trackers]
+    camera = trackers[0]._camera.look(frame, any(tracker._in_doubt for tracker in trackers))
+    plans = [tracker._plan(frame, windows, stamp, camera) for tracker in trackers]
     found = _look(trackers, plans, frame)
     again = {
         i: second

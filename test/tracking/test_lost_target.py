@@ -61,11 +61,16 @@ def test_a_target_that_is_gone_has_no_box_and_is_given_up(tracker, ground):
     assert results[-1].state == TrackState.GIVEN_UP
 
 
-def test_behind_a_wall_the_car_beside_is_not_taken_and_the_same_car_is_found_again(tracker, ground):
+@pytest.mark.parametrize("before", range(6))
+def test_behind_a_wall_the_car_beside_is_not_taken_and_the_same_car_is_found_again(
+    tracker, ground, before
+):
+    """However many images it was followed before: the camera's motion is not looked at in each."""
     other, wall = (330, 290), (240, 330)
-    tracker.init(scene(ground, [(90, 120), other], wall=wall), (90, 120, *CAR))
+    start = 90 - 4 * before
+    tracker.init(scene(ground, [(start, 120), other], wall=wall), (start, 120, *CAR))
     places = []
-    for i in range(1, 80):
+    for i in range(1 - before, 80):
         car = (90 + 4 * i, 120)
         result = tracker.update(scene(ground, [car, other], wall=wall))
         hidden = wall[0] <= car[0] and car[0] + CAR[0] <= wall[1]

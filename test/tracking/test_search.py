@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mlkd_ros.tracking.search import LostSearch
+from mlkd_ros.tracking.search import LostSearch, Sighting
 from mlkd_ros.tracking.settings import PresenceSettings
 
 #: A reach of 20 px at first, that grows by 40 px a second.
@@ -84,7 +84,7 @@ def test_it_is_expected_where_it_was_seen_last_too():
 def test_a_sighting_is_confirmed_at_the_same_place_of_the_moved_picture():
     one = search()
     one.advance(1.0, (0.0, 0.0))
-    one.sighting = (110.0, 100.0)
+    one.sighting = Sighting((110.0, 100.0), (12.0, 8.0))
     one.advance(0.1, (30.0, 0.0))
     assert one.centres(HERE, 3) == [(140.0, 100.0)]
     assert one.rank((151.0, 100.0), 0.9, (130.0, 100.0)) is None
@@ -105,8 +105,8 @@ def test_the_whole_image_is_looked_at_sooner_or_later(windows):
 def test_another_resolution():
     one = search()
     assert one.rank((150.0, 100.0), 0.9, HERE) is None
-    one.sighting = (110.0, 90.0)
+    one.sighting = Sighting((110.0, 90.0), (12.0, 8.0))
     one.scaled(2.0, 2.0, (1280, 720))
     assert one.reach == pytest.approx(40.0)
     assert (one.lookalikes[0].x, one.lookalikes[0].away) == pytest.approx((300.0, 100.0))
-    assert one.sighting == (220.0, 180.0)
+    assert one.sighting == Sighting((220.0, 180.0), (24.0, 16.0))

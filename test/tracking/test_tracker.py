@@ -128,6 +128,25 @@ def test_two_runs_are_the_same(tracker):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("before", [1, 4])
+def test_what_was_followed_before_changes_nothing(tracker, before):
+    """Nor how many images of it: the camera's motion is looked at in every so many images."""
+
+    def fly():
+        tracker.init(*scene(*path(0)))
+        results = []
+        for i in range(1, 40):
+            image = scene(*path(i), shown=not 20 <= i < 26)[0]
+            results.append(tracker.update(np.roll(image, 3 * i, axis=1)))
+        return results
+
+    fresh = fly()
+    tracker.init(*scene(300, 200))
+    for i in range(before):
+        tracker.update(scene(300 + i, 200)[0])
+    assert fly() == fresh
+
+
 def test_asks_the_frame_for_the_search_region_only(tracker):
     class Counting(BgrFrame):
         pixels = 0
