@@ -48,8 +48,6 @@ _BLIND_COAST = 0.3
 #: For so many seconds after a target was beyond doubt dead reckoning is worth more than what can be
 #: followed.
 _FRESH = 0.5
-#: For so many seconds a weak candidate more than so many sizes off its way is another thing.
-_SURE_WAY, _STRAY = 0.4, 1.0
 #: Longest step in time that presence and coasting take at once, in seconds: after a gap in the
 #: images the target gets the chance to be seen again before it counts as lost.
 _LONGEST_STEP = 1.0
@@ -515,8 +513,6 @@ class Tracker:
         target.whole = self._whole(target, candidate, confidence)
         if not target.whole:
             target.ground.doubt()
-        if camera is not None and self._strays(target, candidate, confidence):
-            confidence = 0.0
         seen = confidence >= self.settings.presence.lost_below
         if seen:
             self._follow(target, candidate, confidence, elapsed)
@@ -540,15 +536,6 @@ class Tracker:
             side >= usual / _STEADY_SIZE
             for side, usual in zip((candidate.w, candidate.h), target.sure, strict=True)
         )
-
-    def _strays(self, target: _Target, candidate: _Candidate, confidence: float) -> bool:
-        """Whether a weak candidate is not where a target must be that was beyond doubt just now."""
-        place = target.ground.place
-        if place is None or target.ground.age > _SURE_WAY:
-            return False
-        if confidence >= self.settings.presence.tracking_above:
-            return False
-        return math.dist((candidate.cx, candidate.cy), place) > _STRAY * target.size
 
     @staticmethod
     def _vanish(target: _Target, elapsed: float, step: float, camera: Observation | None) -> None:
