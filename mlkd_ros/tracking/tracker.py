@@ -523,8 +523,10 @@ class Tracker:
         state = self._presence.step(confidence, step)
         target.steady = state == TrackState.TRACKING and self._beyond_doubt(plan, found[0])
         if state == TrackState.LOST:
-            # The size it had while it vanished may be that of the part still seen.
-            target.w, target.h = target.sure
+            # The size it had while it vanished may be that of the part still seen, the one before
+            # may be out of date: the geometric mean of both.
+            target.w = math.sqrt(target.w * target.sure[0])
+            target.h = math.sqrt(target.h * target.sure[1])
             self._search = self._new_search(target)
         elif state == TrackState.TRACKING and target.memory.due(confidence, step):
             target.view = self._patch(plan.frame, target.cx, target.cy, target.w, target.h)
