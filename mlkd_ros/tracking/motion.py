@@ -110,6 +110,8 @@ class CameraMotion:
             self._pace = (0.0, 0.0)
         seen = _spectrum(_thumbnail(frame, *self._shown, well=needed))
         shift = self._shift(seen, images) if seen is not None else None
+        if seen is None:  # what comes next is not one look away from the key image
+            self._key = None
         self._last = seen
         self._plan_next(shift, images)
         return Observation(shift, images)

@@ -430,8 +430,7 @@ class Tracker:
         return target.w, target.h
 
     def _planned(self, target: _Target, frame: Frame, places: list[Point], size: int) -> _Plan:
-        ratio = size / self._shape.template_size
-        side = context_side(*self._sought(target), self.settings.context_amount) * ratio
+        side = self._search_side(*self._sought(target), size)
         windows = [CropWindow.around(x, y, side, size) for x, y in places]
         return _Plan(target, frame, places, windows, size)
 
@@ -465,13 +464,15 @@ class Tracker:
                 return False
         return True
 
-    def _search_side(self, target: _Target, size: int) -> float:
-        """Side in image pixels of a search window of ``size`` patch pixels."""
+    def _search_side(self, w: float, h: float, size: int) -> float:
+        """Side in image pixels of a search window of ``size`` patch pixels, for a target of width
+        ``w`` and height ``h``.
+        """
         ratio = size / self._shape.template_size
-        return context_side(target.w, target.h, self.settings.context_amount) * ratio
+        return context_side(w, h, self.settings.context_amount) * ratio
 
     def _new_search(self, target: _Target) -> LostSearch:
-        step = self._search_side(target, self._shape.search_size) / 2
+        step = self._search_side(target.w, target.h, self._shape.search_size) / 2
         return LostSearch(
             self.settings.presence, target.seen, target.size, step, target.image_size, target.unseen
         )

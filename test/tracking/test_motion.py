@@ -107,6 +107,17 @@ def test_looks_more_often_while_the_camera_turns_and_in_vain_not_for_ever():
     assert images[-1] - images[-2] == 6
 
 
+def test_a_black_image_in_between_is_no_motion_of_the_next():
+    """The picture moved by 40 px unseen: what is told after it is from look to look."""
+    camera = CameraMotion()
+    for i in range(4):
+        camera.look(seen_from(300 + 2 * i, 200), needed=True)
+    assert camera.look(BgrFrame(np.zeros((360, 640, 3), np.uint8)), needed=True).shift is None
+    assert camera.look(seen_from(346, 200), needed=True).shift is None
+    observed = camera.look(seen_from(348, 200), needed=True)
+    assert observed.shift == pytest.approx((-2.0, 0.0), abs=2.0)
+
+
 def test_a_restart_forgets():
     camera = CameraMotion()
     for i in range(4):
