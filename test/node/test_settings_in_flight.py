@@ -109,7 +109,7 @@ def test_where_a_lost_target_is_looked_for_and_believed(
 ) -> None:
     names = ("doubt_for", "near", "spread", "reacquire_above", "give_up_after")
     before = {f"presence.{name}": ground.get_parameter(f"presence.{name}") for name in names}
-    left, right = 235, 78  # as far from each other as it goes
+    right, left = 78, 235  # as far from each other as it goes
 
     def found(images: int) -> bool:
         """Whether it is TRACKING again after so many images of it on the other side."""
@@ -120,8 +120,12 @@ def test_where_a_lost_target_is_looked_for_and_believed(
         return False
 
     def lose() -> None:
-        ground.show(image_of(scene.image(left), ground.now()))
-        assert ground.designate(scene.box(left)).code == Code.SUCCESS
+        """Designate it on the right, follow it to the left, and lose it there."""
+        ground.show(image_of(scene.image(right), ground.now()))
+        assert ground.designate(scene.box(right)).code == Code.SUCCESS
+        for index in range(right, left + 1):
+            state = state_after(ground, image_of(scene.image(index), ground.now()))
+            assert state == TrackStatus.TRACKING, index
         hidden_until_lost(ground)
 
     assert ground.set_parameter("presence.give_up_after", 86400.0).successful
