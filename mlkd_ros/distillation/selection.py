@@ -20,7 +20,7 @@ from ..evaluation.one_pass import DAY, run_one_pass
 from ..tracking.checkpoint import CheckpointError, load_checkpoint
 from ..tracking.geometry import Box, context_side, iou
 from ..tracking.settings import PresenceSettings, TrackerSettings
-from ..tracking.tracker import STUDENT_SHAPES, Tracker, load_tracker
+from ..tracking.tracker import Tracker, load_tracker
 from .calibration import Reliability, cross_validated, fit_platt, reliability
 
 #: Every so many frames the tracker is also shown a place where the target is not.
@@ -93,7 +93,6 @@ class _Probe:
 
     def __init__(self, tracker: Tracker, sequence: Sequence, samples: Samples) -> None:
         self._tracker, self._other = tracker, tracker.sibling()
-        self._shape_ratio = _search_ratio(tracker)
         self._truth = sequence.boxes
         self._name, self._samples = sequence.name, samples
         self._frame = int(np.flatnonzero(np.isfinite(sequence.boxes).all(axis=1))[0])
@@ -137,8 +136,9 @@ class _Probe:
             return 0, 0  # it is nowhere
         start = np.array([box[1] + box[3] / 2, box[0] + box[2] / 2])
         now = np.array([truth[1] + truth[3] / 2, truth[0] + truth[2] / 2])
-        reach = context_side(box[2], box[3], 0.5) * self._shape_ratio / 2
-        clear = reach + np.array([truth[3], truth[2]]) / 2
+        shape, context = self._tracker.shape, self._tracker.settings.context_amount
+        side = context_side(box[2], box[3], context) * shape.search_size / shape.template_size
+        clear = (side + np.array([truth[3], truth[2]])) / 2
         for _ in range(20):
             shift = np.array([self._rng.integers(size[0]), self._rng.integers(size[1])])
             offset = np.abs((now + shift) % size - start)
@@ -146,15 +146,6 @@ class _Probe:
             if (offset > clear).any():
                 return int(shift[0]), int(shift[1])
         return None
-
-
-def _search_ratio(tracker: Tracker) -> float:
-    """Side of the search region in sides of the template."""
-    return next(
-        shape.search_size / shape.template_size
-        for shape in STUDENT_SHAPES.values()
-        if shape.template_size == tracker.template_size
-    )
 
 
 def _settings_for_selection(path: Path) -> TrackerSettings:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .candidates import STUDENT_SHAPES
+from .candidates import StudentShape
 from .checkpoint import Checkpoint, load_checkpoint
 from .encoding import UnusableImageError
 from .engine import Engine, Region, Template, create_engine
@@ -31,7 +31,6 @@ from .search import LostSearch, Sighting
 from .settings import PresenceSettings, TrackerSettings
 
 __all__ = [
-    "STUDENT_SHAPES",
     "TargetRecord",
     "TrackResult",
     "Tracker",
@@ -245,9 +244,9 @@ class Tracker:
         return self._target is not None
 
     @property
-    def template_size(self) -> int:
-        """Side of the template patch in pixels."""
-        return self._shape.template_size
+    def shape(self) -> StudentShape:
+        """Sizes of the patches that the student takes."""
+        return self._shape
 
     def reset(self) -> None:
         """Forget the target."""

@@ -27,9 +27,13 @@ from mlkd_ros.distillation.selection import (
 )
 from mlkd_ros.distillation.student import write_student
 from mlkd_ros.tracking import CheckpointError, TrackResult, TrackState, load_tracker
+from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import load_checkpoint
+from mlkd_ros.tracking.frame import as_frame
+from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.network import build_student
 from mlkd_ros.tracking.presence import calibrated_confidence
+from mlkd_ros.tracking.settings import TrackerSettings
 
 
 def overconfident(count=4000, slope=0.6, offset=-1.5, seed=0):
@@ -98,9 +102,9 @@ def test_a_sequence_s_calibration_has_not_seen_it():
 
 
 class Recorder:
-    """Stands in for a tracker: remembers where it was and what it saw there."""
+    """Stands in for a tracker: remembers where it was and what its search region showed."""
 
-    template_size = 127
+    shape, settings = STUDENT_SHAPES["mobile_s16"], TrackerSettings()
 
     def __init__(self):
         self.seen = []
@@ -112,8 +116,10 @@ class Recorder:
         self.box = box
 
     def update(self, image):
-        x, y, w, h = (round(v) for v in self.box)
-        self.seen.append(image[y : y + h, x : x + w].mean())
+        x, y, w, h = self.box
+        side = context_side(w, h, self.settings.context_amount) * 255 / 127
+        window = CropWindow.around(x + w / 2, y + h / 2, side, 255)
+        self.seen.append(crop(as_frame(image), window).max())
         return TrackResult(self.box, 0.9, TrackState.TRACKING)
 
 

@@ -12,6 +12,7 @@ import torch
 from mlkd_ros.distillation.export import export_onnx
 from mlkd_ros.distillation.student import start_student, write_student
 from mlkd_ros.tracking import CheckpointError, EngineError, TrackerSettings, load_tracker
+from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import (
     Checkpoint,
     default_checkpoint,
@@ -25,7 +26,6 @@ from mlkd_ros.tracking.network import (
     depthwise_correlation,
     fuse_batch_norm,
 )
-from mlkd_ros.tracking.tracker import STUDENT_SHAPES
 
 
 def randomised(architecture):
