@@ -34,6 +34,7 @@ from mlkd_ros.tracking.encoding import ENCODINGS, frame_over
 from mlkd_ros.tracking.engine import MapEngine, Region
 from mlkd_ros.tracking.frame import Frame
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
+from mlkd_ros.tracking.motion import CameraMotion
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
 TARGETS = (1, 2, 4, 8, 16)
@@ -46,7 +47,10 @@ TARGET, LARGE = (64, 40), (220, 140)
 
 
 class Scene:
-    """Textured targets that drift over a dark, noisy ground; a few images, shown to and fro."""
+    """Textured targets that drift over a dark, noisy ground; a few images, shown to and fro.
+
+    without: the same images without the targets.
+    """
 
     images_held = 4
 
@@ -66,12 +70,13 @@ class Scene:
             ((i % columns + 1) * width / (columns + 1), (i // columns + 1) * height / (columns + 1))
             for i in range(targets)
         ]
-        self.images = []
+        self.images, self.without = [], []
         for index in range(self.images_held):
             image = ground.copy()
+            noise = rng.integers(0, 12, image.shape, np.uint8)
+            self.without.append(cv2.add(image, noise))
             for look, (x, y, w, h) in zip(looks, self.boxes(index), strict=True):
                 image[int(y) : int(y + h), int(x) : int(x + w)] = look
-            noise = rng.integers(0, 12, image.shape, np.uint8)
             self.images.append(cv2.add(image, noise))
 
     def boxes(self, index: int) -> list[tuple[float, float, float, float]]:
@@ -90,11 +95,21 @@ class Scene:
 
 
 def started(tracker: Tracker, scene: Scene) -> list[Tracker]:
-    """Trackers of all targets of a scene."""
-    trackers = [tracker.sibling() for _ in scene.boxes(0)]
+    """Trackers of all targets of a scene: siblings, on the engine of ``tracker``."""
+    first = Tracker(tracker._engine, tracker.settings)
+    trackers = [first, *(first.sibling() for _ in scene.boxes(0)[1:])]
     for each, box in zip(trackers, scene.boxes(0), strict=True):
         each.init(scene.images[0], box)
     return trackers
+
+
+def in_doubt(tracker: Tracker) -> Tracker:
+    """One that is sure of nothing: it searches the whole region, and watches the camera's motion
+    in each image.
+    """
+    settings = tracker.settings
+    never = replace(settings, near_above=2.0, memory=replace(settings.memory, above=2.0))
+    return Tracker(tracker._engine, never)
 
 
 def update(trackers: list[Tracker], image: Callable[[int], object], step: int) -> None:
@@ -190,10 +205,9 @@ def table_sizes(tracker: Tracker, arguments: argparse.Namespace) -> None:
 def table_peers(tracker: Tracker, arguments: argparse.Namespace) -> None:
     """The same against the peers."""
     scene = Scene((1280, 720))
-    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
-    ours: dict[str, Step] = {
+    ours = {
         "ours": partial(update, started(tracker, scene), scene.image),
-        "ours, without a near window": partial(update, started(whole, scene), scene.image),
+        "ours, in doubt": partial(update, started(in_doubt(tracker), scene), scene.image),
     }
     measure("Peers at 1280x720", ours | peers(arguments), arguments.count // 4)
 
@@ -260,11 +274,12 @@ def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
     exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
     template = engine.template(crop(frames[0], exemplar)[None])
     result = update_together(started(tracker, scene), scene.images[1])[0]
-    whole = Tracker(engine, replace(settings, near_above=2.0))
+    camera = CameraMotion()
     cases: dict[str, Step] = {
         "whole update": partial(update, started(tracker, scene), scene.image),
-        "without a near window": partial(update, started(whole, scene), scene.image),
+        "whole update, in doubt": partial(update, started(in_doubt(tracker), scene), scene.image),
         "decode (a view of the message)": partial(_decoded, encoded, "bgr8", scene),
+        "camera's motion, in doubt": lambda step: camera.look(frames[step % 4], needed=True),
     }
     for size in reversed(engine.search_sizes):
         window = CropWindow.around(cx, cy, side * size / exemplar.size, size)
@@ -346,24 +361,23 @@ def table_engines(tracker: Tracker, arguments: argparse.Namespace) -> None:
 def table_lost(tracker: Tracker, arguments: argparse.Namespace) -> None:
     """An image while the target is lost: the search on the whole image, within its budget."""
     scene = Scene((1280, 720))
-    empty = np.full_like(scene.images[0], 20)
     cases: dict[str, Step] = {}
     for budget in (None, 0.02, 0.005):
         other = load_tracker(arguments.checkpoint, arguments.device, arguments.engine)
         if budget is not None:
             other.search_budget = budget
         other.init(scene.images[0], scene.boxes(0)[0])
-        while other.update(empty).state != TrackState.LOST:
+        while other.update(scene.without[0]).state != TrackState.LOST:
             pass
         name = "no budget" if budget is None else f"budget {budget * 1e3:.0f} ms"
-        cases[f"lost, {name}"] = partial(_lost_step, other, empty)
+        cases[f"lost, {name}"] = partial(_lost_step, other, scene)
     measure("Whole update while lost, 1280x720", cases, arguments.count)
 
 
-def _lost_step(tracker: Tracker, image: np.ndarray, step: int) -> None:
+def _lost_step(tracker: Tracker, scene: Scene, step: int) -> None:
     # One instant again and again: it never gets late enough to give up.
     tracker._presence._lost_for = 0.0
-    if tracker.update(image).state != TrackState.LOST:
+    if tracker.update(scene.without[scene.index(step)]).state != TrackState.LOST:
         raise RuntimeError("found a target where there is none")
 
 

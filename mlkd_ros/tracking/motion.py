@@ -169,9 +169,9 @@ def _thumbnail(frame: Frame, width: int, height: int, well: bool) -> np.ndarray:
     pixels = cv2.resize(
         pixels, _WELL_SAMPLED if well else _SAMPLED, interpolation=cv2.INTER_NEAREST
     )
-    small = cv2.resize(pixels, _THUMBNAIL, interpolation=cv2.INTER_AREA)
-    grey: np.ndarray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
-    return grey
+    # What a dark picture shows is less than a grey level: the mean is not rounded to whole ones.
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    return cv2.resize(grey, _THUMBNAIL, interpolation=cv2.INTER_AREA)
 
 
 _TAPER = cv2.createHanningWindow(_THUMBNAIL, cv2.CV_32F)
