@@ -75,31 +75,32 @@ class Observation:
 
 
 class CameraMotion:
-    """Watches how the picture shifts; one for all targets of a camera.
+    """Watches how the picture shifts, from the ``first`` image on; one for all targets of a camera.
 
     Each image looked at is compared with a *key* image as long as the two overlap well, so that
     errors do not add up from image to image, and noise that stands still in the picture does not
     hide a slow motion.
+
+    watched: how many images.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Frame | None = None) -> None:
         self._size = (0, 0)
         self._key: np.ndarray | None = None
         self._last: np.ndarray | None = None
         self._since_key: Shift = (0.0, 0.0)
         self._pace: Shift = (0.0, 0.0)
         self._images, self._every, self._vain = 0, _EVERY, 0
-
-    def restart(self, frame: Frame) -> None:
-        """Begin with this image: what was seen before may be of another camera."""
-        self._size = (0, 0)
-        self.look(frame, needed=True)
-        self._every, self._vain = _EVERY, 0
+        self.watched = 0
+        if first is not None:
+            self.look(first, needed=True)
+            self._every, self._vain = _EVERY, 0  # that one could not tell a motion
 
     def look(self, frame: Frame, needed: bool) -> Observation | None:
         """Called with every image; ``None`` for those that are left out while the motion is not
         ``needed`` image by image.
         """
+        self.watched += 1
         self._images += 1
         if not needed and self._images < self._every:
             return None

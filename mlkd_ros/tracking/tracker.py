@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -206,9 +205,7 @@ class Tracker:
         self._target: _Target | None = None
         self._presence = Presence(settings.presence)
         self._search: LostSearch | None = None
-        self._family: weakref.WeakSet[Tracker] = sibling._family if sibling else weakref.WeakSet()
-        self._family.add(self)
-        self._camera: CameraMotion = sibling._camera if sibling else CameraMotion()
+        self._camera = CameraMotion()
         self._pace: _Pace = sibling._pace if sibling else _Pace()
         if sibling is None:
             engine.warm_up()
@@ -267,10 +264,9 @@ class Tracker:
         patch = self._patch(frame, cx, cy, w, h)
         memory = TemplateMemory(self.settings.memory, self._engine.template(patch[None]))
         size = (frame.width, frame.height)
-        alone = not any(tracker.has_target for tracker in self._family if tracker is not self)
-        if alone:
-            self._camera.restart(frame)
-        ground = GroundTrack((cx, cy) if alone else None, math.sqrt(w * h))
+        # One of its own until it is updated together with siblings: this image may be of the past.
+        self._camera = CameraMotion(frame)
+        ground = GroundTrack((cx, cy), math.sqrt(w * h))
         self._target = _Target(memory, patch, cx, cy, w, h, size, stamp=stamp, ground=ground)
         self._presence = Presence(self.settings.presence)
         self._search = None
@@ -305,6 +301,7 @@ class Tracker:
         target = _Target(memory, record.patch, x + w / 2, y + h / 2, w, h, record.image_size)
         _keep_inside(target)
         self._target = target
+        self._camera = CameraMotion()
         self._presence = Presence(self.settings.presence)
         self._presence.state = record.state
         self._presence.reacquisitions = record.reacquisitions
@@ -707,7 +704,8 @@ def update_together(
         tracker.settle()
     most = trackers[0].settings.presence.search_windows
     windows = trackers[0]._pace.windows(len(trackers), most)
-    camera = trackers[0]._camera.look(frame, any(tracker._in_doubt for tracker in trackers))
+    needed = any(tracker._in_doubt for tracker in trackers)
+    camera = _one_camera(trackers).look(frame, needed)
     plans = [tracker._plan(frame, windows, stamp, camera) for tracker in trackers]
     found = _look(trackers, plans, frame)
     again = {
@@ -723,6 +721,19 @@ def update_together(
         tracker._conclude(plan, rows, stamp, camera)
         for tracker, plan, rows in zip(trackers, plans, found, strict=True)
     ]
+
+
+def _one_camera(trackers: Sequence[Tracker]) -> CameraMotion:
+    """That which has watched longest: from now on that of all. What the others reckoned by theirs
+    does not go on with another, because the two have not looked at the same images.
+    """
+    camera = max((tracker._camera for tracker in trackers), key=lambda one: one.watched)
+    for tracker in trackers:
+        if tracker._camera is not camera:
+            tracker._camera = camera
+            if tracker._target is not None:
+                tracker._target.ground.reckon_from(None)
+    return camera
 
 
 def _look(trackers: Sequence[Tracker], plans: Sequence[_Plan], frame: Frame) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlkd_ros.data.night_flight import NightFlight
-from mlkd_ros.tracking import TrackState, load_tracker
+from mlkd_ros.tracking import TrackState, load_tracker, update_together
 from mlkd_ros.tracking.geometry import iou
 
 SIZE = (640, 360)
@@ -80,6 +80,36 @@ def test_behind_a_wall_the_car_beside_is_not_taken_and_the_same_car_is_found_aga
     assert not any(hidden for i, _, hidden in places if i > 42)
     assert [overlap > 0.4 for i, overlap, _ in places if i > 70] == [True] * 9
     assert tracker.update(scene(ground, [(410, 120), other], wall=wall)).reacquisitions >= 1
+
+
+def test_another_designation_does_not_mislead_the_search_for_a_lost_one(tracker, ground):
+    """It begins on an image of the past and catches up with the present, as the node does it,
+    while the camera pans: a target that is hidden meanwhile is expected where it was before.
+    """
+    other, wall = (420, 290), (240, 330)
+
+    def picture(i):
+        return scene(ground, [(90 + 4 * i, 120), other], (2 * i, 0), wall)
+
+    def fly(designated_at):
+        tracker.init(picture(0), (90, 120, *CAR))
+        flown, results = [tracker], []
+        for i in range(1, 90):
+            if i == designated_at:
+                second = tracker.sibling()
+                second.init(picture(i - 15), (other[0] - 2 * (i - 15), other[1], *CAR))
+                for past in range(i - 14, i):
+                    second.update(picture(past))
+                flown.append(second)
+            results.append(update_together(flown, picture(i)))
+        return [each[0] for each in results], results[-1][-1]
+
+    alone, last = fly(None)
+    assert last.reacquisitions == 1
+    assert iou(last.box, (90 + 2 * 89, 120, *CAR)) > 0.4
+    beside, second = fly(45)
+    assert iou(second.box, (other[0] - 2 * 89, other[1], *CAR)) > 0.4
+    assert beside == alone
 
 
 def test_the_camera_looks_away_and_a_car_of_the_same_model_is_in_view(tracker, ground):

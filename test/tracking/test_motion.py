@@ -83,8 +83,7 @@ def looked_at(camera, pictures):
 
 
 def test_looks_at_few_images_until_it_is_needed():
-    camera = CameraMotion()
-    camera.restart(seen_from(297, 200))
+    camera = CameraMotion(seen_from(297, 200))
     images, looks = looked_at(camera, [seen_from(300 + 3 * i, 200) for i in range(12)])
     assert images == [5, 11]
     assert looks[11].shift == pytest.approx((-18.0, 0.0), abs=3.0)
@@ -93,8 +92,7 @@ def test_looks_at_few_images_until_it_is_needed():
 
 
 def test_looks_more_often_while_the_camera_turns_and_in_vain_not_for_ever():
-    camera = CameraMotion()
-    camera.restart(seen_from(0, 200))
+    camera = CameraMotion(seen_from(0, 200))
     images, looks = looked_at(camera, [seen_from(28 * (i + 1), 200) for i in range(20)])
     # 28 px an image: after six images it has gone too far to be recognised, so that the next one
     # is looked at; from then on no more than a tenth of the 640 px passes between two looks.
@@ -116,16 +114,6 @@ def test_a_black_image_in_between_is_no_motion_of_the_next():
     assert camera.look(seen_from(346, 200), needed=True).shift is None
     observed = camera.look(seen_from(348, 200), needed=True)
     assert observed.shift == pytest.approx((-2.0, 0.0), abs=2.0)
-
-
-def test_a_restart_forgets():
-    camera = CameraMotion()
-    for i in range(4):
-        camera.look(seen_from(10 * i, 0), needed=False)
-    camera.restart(seen_from(600, 300))
-    images, looks = looked_at(camera, [seen_from(602 + 2 * i, 300) for i in range(6)])
-    assert images == [5]
-    assert looks[5].shift == pytest.approx((-12.0, 0.0), abs=3.0)
 
 
 def flown(ground, places, shift, elapsed=0.1, size=40.0):
