@@ -29,6 +29,8 @@ __all__ = ["Bearings", "bearing_message", "sibling_topic"]
 
 #: Least seconds between two log lines.
 _LOG_EVERY = 1.0
+#: Seconds from the first image on in which the first calibration may come.
+_AWAITED = 2.0
 
 
 class Bearings:
@@ -48,6 +50,7 @@ class Bearings:
         self._subscription: Subscription | None = None
         self._calibration: Calibration | None = None
         self._camera: tuple[Calibration, tuple[int, int], Camera | CalibrationError] | None = None
+        self._first_image: float | None = None
         self._logged, self._next_log = "", 0.0
 
     def subscribe(self) -> None:
@@ -77,6 +80,8 @@ class Bearings:
 
         For the image with that header and size (width, height).
         """
+        if self._calibration is None and self._awaited():
+            return []
         try:
             camera = self._camera_for(image_size)
             found = [
@@ -92,6 +97,12 @@ class Bearings:
             bearing_message(header, report.target_id, bearing, report.result.confidence)
             for report, bearing in found
         ]
+
+    def _awaited(self) -> bool:
+        """Whether the calibration may still be on its way: some cameras send it after the image."""
+        if self._first_image is None:
+            self._first_image = time.monotonic()
+        return time.monotonic() - self._first_image < _AWAITED
 
     def _camera_for(self, image_size: tuple[int, int]) -> Camera:
         calibration = self._calibration
