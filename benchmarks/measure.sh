@@ -25,6 +25,13 @@ $mlkd evaluate --dataset pairs --root "$validation" --results "$results" --per-s
     --tracker ours --tracker csrt --tracker kcf --tracker mil \
     --tracker "opencv-nano=$v2" --tracker "nanotrack=$v3"
 
+$mlkd evaluate --dataset pairs --root "$validation" --results "$results" --per-sequence \
+    --condition dusk --condition very_dark \
+    --tracker ours --tracker kcf --tracker "opencv-nano=$v2" --tracker "nanotrack=$v3"
+
+# How often a lost target is found again.
+$python "$here/reacquisition.py" --jobs 2
+
 # Time, and enhancers: the same frames, interleaved.
 $python "$here/peers.py" --frames 30 --results "$results/peers" --nano-v2 "$v2" --nano-v3 "$v3" \
     --sequence crossing_1 --sequence low_light_1 --sequence distractors_1 --sequence scale_change_1 \

@@ -20,7 +20,7 @@ import numpy as np
 from .candidates import StudentShape
 from .checkpoint import Checkpoint, load_checkpoint
 from .encoding import UnusableImageError
-from .engine import Engine, Region, Template, create_engine
+from .engine import Engine, Region, create_engine
 from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
@@ -342,10 +342,6 @@ class Tracker:
         side = context_side(w, h, self.settings.context_amount)
         return crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
 
-    def _template(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> Template:
-        """Template features of a box given by centre and size."""
-        return self._engine.template(self._patch(frame, cx, cy, w, h)[None])
-
     def look(self, image: np.ndarray | Frame, box: Sequence[float]) -> tuple[Box, float]:
         """What the network takes a target to be that is marked with ``box`` in this very image: its
         box, which may reach outside, and the raw score. The tracker's own target is left alone.
@@ -356,9 +352,8 @@ class Tracker:
         x, y, w, h = check_box(box, frame.width, frame.height)
         cx, cy = x + w / 2, y + h / 2
         size = self._shape.search_size
-        side = context_side(w, h, self.settings.context_amount) * size / self._shape.template_size
-        window = CropWindow.around(cx, cy, side, size)
-        template = self._template(frame, cx, cy, w, h)
+        window = CropWindow.around(cx, cy, self._search_side(w, h, size), size)
+        template = self._engine.template(self._patch(frame, cx, cy, w, h)[None])
         region = Region(window, template, w, h, self.settings.window_influence)
         found = _candidate(window, *self._engine.locate(frame, [region])[0].tolist())
         corner = (found.cx - found.w / 2, found.cy - found.h / 2)
