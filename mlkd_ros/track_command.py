@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 if TYPE_CHECKING:
-    from mlkd_ros.data.sources import FrameSource, SourceFrame
+    from mlkd_ros.imaging.sources import FrameSource, SourceFrame
     from mlkd_ros.tracking import Tracker, TrackResult
 
 CSV_COLUMNS = ("frame", "stamp", "x", "y", "w", "h", "confidence", "state")
@@ -93,7 +93,7 @@ class Summary:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; 0, or an error that names what is wrong."""
-    from mlkd_ros.data.sources import open_source
+    from mlkd_ros.imaging.sources import open_source
     from mlkd_ros.tracking import load_tracker
 
     for path in (arguments.output, arguments.csv):

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.data.sources import IMAGE_TYPES, open_bag
 from mlkd_ros.evaluation.metrics import RunningScores, Scores
+from mlkd_ros.imaging.sources import IMAGE_TYPES, open_bag
 from mlkd_ros.tracking.geometry import iou
 
 DETECTIONS_TYPE = "vision_msgs/msg/Detection2DArray"

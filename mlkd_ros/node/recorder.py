@@ -39,8 +39,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.msg import TargetBearing, TrackStatus
-from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.share import share_directory
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo
 from vision_msgs.msg import Detection2DArray
 
-from mlkd_ros.data.sources import open_bag
+from mlkd_ros.imaging.sources import open_bag
 
 __all__ = ["Beside"]
 

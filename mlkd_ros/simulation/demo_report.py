@@ -21,7 +21,7 @@ from mlkd_ros.tracking import TrackState
 from mlkd_ros.tracking.geometry import iou
 
 if TYPE_CHECKING:
-    from mlkd_ros.data.sources import SourceFrame
+    from mlkd_ros.imaging.sources import SourceFrame
 
 __all__ = ["Figures", "Flight", "evaluate", "write_report"]
 
@@ -168,7 +168,7 @@ def write_report(flight: Flight, figures: Figures, output: Path, namespace: str)
 
 
 def _write_pictures(flight: Flight, output: Path, topic: str) -> None:
-    from mlkd_ros.data.sources import open_source
+    from mlkd_ros.imaging.sources import open_source
 
     last = max(flight.statuses, default=0)  # nothing is known of later images
     with open_source(output / "bag", topic=topic) as source:

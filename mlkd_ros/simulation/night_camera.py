@@ -34,10 +34,10 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_to_message
 from mlkd_ros.share import use_fastdds_profile
-from mlkd_ros.simulation.encode import image_message
 
 __all__ = ["NightCamera", "camera_info", "ground_truth", "main"]
 

@@ -21,12 +21,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.compressed import CompressedDecoder
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
-from mlkd_ros.node.compressed import CompressedDecoder
-from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node.messages import time_message
 from mlkd_ros.node.targets import Code
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
 
 IMAGES, COMPRESSED, GARBAGE, REQUESTS = 10_000, 2_000, 500, 10_000

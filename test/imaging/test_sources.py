@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.data.sources import decode_message, open_source
+from mlkd_ros.imaging.sources import decode_message, open_source
 
 
 def _picture(value: int) -> np.ndarray:
