@@ -1,67 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Footage without annotation, read one way: a video file, a folder of images, a rosbag2 bag."""
+"""Footage without annotation, read one way: a video file, a folder of images, a rosbag2 bag.
+
+The frames are lazy and those that the node would have: same decoders, same camera settings. What
+cannot be decoded is counted and left out; what is wrong with the footage is in the source's notes.
+"""
 
 from __future__ import annotations
 
 import abc
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from mlkd_ros.data.sequences import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    DatasetError,
-    list_images,
-    read_image,
-)
-from mlkd_ros.imaging.encodings import frame_over
+from mlkd_ros.files import library_name, printable
+from mlkd_ros.imaging.bags import BAG_SUFFIXES, Bag, is_bag, stamp_of
+from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.compressed import Decoded
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.errors import DatasetError
+from mlkd_ros.imaging.frame import BgrFrame, Frame
+from mlkd_ros.imaging.images import IMAGE_SUFFIXES, list_images, open_image, whole
+from mlkd_ros.imaging.messages import IMAGE_TYPES, Decoder
+from mlkd_ros.imaging.stamps import StampJudge
 
-BAG_SUFFIXES = frozenset({".mcap", ".db3"})
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+__all__ = [
+    "CAMERA_TOPIC",
+    "DEFAULT_RATE",
+    "VIDEO_SUFFIXES",
+    "BagSource",
+    "FolderSource",
+    "FrameSource",
+    "SourceFrame",
+    "VideoSource",
+    "camera_topic",
+    "open_source",
+    "open_video",
+]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 DEFAULT_RATE = 30.0
+#: Beside the images, in the graph and in a bag: std_msgs/String with `CameraSettings` as JSON.
+CAMERA_TOPIC = "camera_settings"
+#: Frames that a container may count wrongly without being cut short.
+_COUNTED_WRONG = 2
 
 
-class SourceFrame(NamedTuple):
+@dataclass(frozen=True)
+class SourceFrame:
     """One image of a source.
 
-    ``nanoseconds`` is its time: since the start for videos and folders, the message's header stamp
-    for bags, exactly. ``image`` is uint8 BGR ``(height, width, 3)``. ``name`` tells where it came
-    from.
+    stamp: nanoseconds; since the start for videos and folders, the message's header for bags, None
+    where that has none. time: nanoseconds as `StampJudge` judged them: they never go back, and
+    where the stamps are good they are the stamps. name: where the image came from.
     """
 
-    nanoseconds: int
-    image: np.ndarray
+    frame: Frame
+    stamp: int | None
+    time: int
     name: str
 
     @property
-    def stamp(self) -> float:
-        """The time in seconds. A float: of a stamp of today it loses the last hundreds of
-        nanoseconds.
+    def seconds(self) -> float:
+        """`time` in seconds. Of a time of today this loses the last hundreds of nanoseconds."""
+        return self.time / 1e9
+
+    @property
+    def image(self) -> np.ndarray:
+        """All pixels, uint8 BGR ``(height, width, 3)``, not to be written to.
+
+        Raises UnusableImageError.
         """
-        return self.nanoseconds / 1e9
+        return whole(self.frame)
 
 
 class FrameSource(abc.ABC):
-    """Iterates over :class:`SourceFrame`; each iteration starts anew. Also a context manager."""
+    """Iterates over :class:`SourceFrame`; each iteration starts anew. Also a context manager.
 
-    def __init__(self, path: Path, frame_count: int | None, rate: float) -> None:
+    camera: the settings in use. frame_count: number of frames where it is known (a video's
+    container may lie), else None. cut_short: whether frames are missing at the end.
+    """
+
+    def __init__(self, path: Path, frame_count: int | None, camera: CameraSettings | None) -> None:
         self.path = path
-        self.rate = rate
-        """Frames a second, on average."""
+        self.name = printable(path)
         self.frame_count = frame_count
-        """Number of frames where it is known (a video's container may lie), else None."""
+        self.camera = camera or CameraSettings()
+        self.cut_short = False
+        self._unusable: Counter[str] = Counter()
+        self._notes: list[str] = []
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        self._unusable.clear()
+        self._notes.clear()
+        self.cut_short = False
+        return self._frames()
 
     @abc.abstractmethod
-    def __iter__(self) -> Iterator[SourceFrame]: ...
+    def _frames(self) -> Iterator[SourceFrame]: ...
 
     def __len__(self) -> int:
         if self.frame_count is None:
-            raise TypeError(f"{self.path} does not know its number of frames")
+            raise TypeError(f"{self.name} does not know its number of frames")
         return self.frame_count
+
+    def refuse(self, error: Exception) -> None:
+        """Count an image that turned out not to be decodable."""
+        self._unusable[str(error)] += 1
+
+    @property
+    def unusable(self) -> int:
+        """Images of this iteration that could not be decoded."""
+        return self._unusable.total()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was wrong in this iteration, a sentence each."""
+        notes = list(self._notes)
+        if self._unusable:
+            (reason, _), *others = self._unusable.most_common()
+            more = f" (and {len(others)} other reasons)" if others else ""
+            notes.append(
+                f"{self.unusable} images could not be used and were left out: {reason}{more}"
+            )
+        return notes
 
     def close(self) -> None:
         """Free what the source holds open."""
@@ -74,30 +139,35 @@ class FrameSource(abc.ABC):
         self.close()
 
 
+def open_video(path: Path) -> cv2.VideoCapture:
+    """A video file, opened for reading. Raises DatasetError or FileNameError."""
+    if not path.is_file():
+        raise DatasetError(f"{printable(path)}: no such video file")
+    capture = cv2.VideoCapture(library_name(path))
+    if not capture.isOpened():
+        raise DatasetError(f"{printable(path)}: cannot be opened as a video")
+    return capture
+
+
 class VideoSource(FrameSource):
     """A video file, at the stamps of its container (or at its frame rate where it has none)."""
 
-    def __init__(self, path: Path) -> None:
-        capture = self._open(path)
+    def __init__(self, path: Path, camera: CameraSettings | None = None) -> None:
+        capture = open_video(path)
         try:
             rate = capture.get(cv2.CAP_PROP_FPS)
-            rate = rate if 0.1 < rate < 1000 else DEFAULT_RATE
+            self.rate = rate if 0.1 < rate < 1000 else DEFAULT_RATE
             count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             if not capture.grab():
-                raise DatasetError(f"{path}: the video holds no frame that can be decoded")
+                raise DatasetError(
+                    f"{printable(path)}: the video holds no frame that can be decoded"
+                )
         finally:
             capture.release()
-        super().__init__(path, count if count > 0 else None, rate)
+        super().__init__(path, count if count > 0 else None, camera)
 
-    @staticmethod
-    def _open(path: Path) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(path))
-        if not capture.isOpened():
-            raise DatasetError(f"{path}: cannot be opened as a video")
-        return capture
-
-    def __iter__(self) -> Iterator[SourceFrame]:
-        capture = self._open(self.path)
+    def _frames(self) -> Iterator[SourceFrame]:
+        capture = open_video(self.path)
         try:
             index, last = 0, -1.0
             while capture.grab():
@@ -105,134 +175,151 @@ class VideoSource(FrameSource):
                 if stamp <= last:  # No usable stamps in this container.
                     stamp = last + 1.0 / self.rate
                 good, image = capture.retrieve()
-                if not good:
-                    raise DatasetError(f"{self.path}: frame {index} cannot be decoded")
-                yield SourceFrame(round(stamp * 1e9), image, f"{self.path.name}#{index}")
+                if good:
+                    time = round(stamp * 1e9)
+                    yield SourceFrame(BgrFrame(image), time, time, f"{self.path.name}#{index}")
+                else:
+                    self.refuse(ValueError(f"frame {index} cannot be decoded"))
                 index, last = index + 1, stamp
         finally:
             capture.release()
+        if self.frame_count is not None and index < self.frame_count - _COUNTED_WRONG:
+            self.cut_short = True
+            self._notes.append(
+                f"only {index} of {self.frame_count} frames can be read: the file is cut off or "
+                "damaged"
+            )
 
 
 class FolderSource(FrameSource):
     """A folder of image files in natural order of their names, at a fixed rate in frames/s."""
 
-    def __init__(self, path: Path, rate: float = DEFAULT_RATE) -> None:
+    def __init__(
+        self, path: Path, rate: float = DEFAULT_RATE, camera: CameraSettings | None = None
+    ) -> None:
         if not rate > 0:
             raise ValueError(f"rate must be positive, not {rate!r}")
+        self.rate = rate
         self._paths = list_images(path)
-        super().__init__(path, len(self._paths), rate)
+        super().__init__(path, len(self._paths), camera)
 
-    def __iter__(self) -> Iterator[SourceFrame]:
+    def _frames(self) -> Iterator[SourceFrame]:
+        decoded = Decoded()
         for index, path in enumerate(self._paths):
-            yield SourceFrame(round(index / self.rate * 1e9), read_image(path), path.name)
+            time = round(index / self.rate * 1e9)
+            try:
+                frame = open_image(path, self.camera, decoded)
+            except DatasetError as error:
+                self.refuse(error)
+                continue
+            yield SourceFrame(frame, time, time, printable(path.name))
+
+
+def camera_topic(image_topic: str) -> str:
+    """Where the camera settings of an image topic are: beside it."""
+    return f"{image_topic.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_TOPIC}"
 
 
 class BagSource(FrameSource):
-    """The images of one topic of a rosbag2 bag (MCAP or sqlite3), at their header stamps."""
+    """The images of one topic of a rosbag2 bag (MCAP or sqlite3), at their header stamps.
 
-    def __init__(self, path: Path, topic: str | None = None) -> None:
+    bag: what else is in it. topic: of the images.
+    """
+
+    def __init__(
+        self, path: Path, topic: str | None = None, camera: CameraSettings | None = None
+    ) -> None:
         """Open a bag folder, or one of its files.
 
         Args:
-            path: Folder with ``metadata.yaml``, or an ``.mcap`` or ``.db3`` file.
+            path: Folder of a bag, or an ``.mcap`` or ``.db3`` file.
             topic: Image topic; may be None where the bag holds exactly one.
+            camera: None for the settings that were recorded with the images.
 
         Raises:
             DatasetError: Not a bag, no such image topic, or several and none was named.
         """
-        self._reader = open_bag(path)
+        self.bag = Bag(path)
         try:
-            self.topic = self._choose_topic(path, topic)
-        except DatasetError:
-            self._reader.close()
+            self.topic = self._choose_topic(topic)
+            camera = camera or self._recorded_camera()
+        except BaseException:
+            self.bag.close()
             raise
-        self._connections = [c for c in self._reader.connections if c.topic == self.topic]
-        count = sum(connection.msgcount for connection in self._connections)
-        seconds = self._reader.duration * 1e-9
-        super().__init__(path, count, (count - 1) / seconds if count > 1 else DEFAULT_RATE)
+        super().__init__(path, self.bag.topics[self.topic].count, camera)
 
-    def _choose_topic(self, path: Path, topic: str | None) -> str:
-        counts: dict[str, int] = {}
-        for connection in self._reader.connections:
-            if connection.msgtype in IMAGE_TYPES:
-                counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
+    def _choose_topic(self, topic: str | None) -> str:
+        images, name = self.bag.of_type(*IMAGE_TYPES), self.bag.name
+        counts = {key: found.count for key, found in images.items()}
         if topic is not None and topic not in counts:
-            raise DatasetError(f"{path}: no image topic {topic!r}; it has {_listed(counts)}")
-        found = [topic] if topic is not None else sorted(name for name, n in counts.items() if n)
+            other = self.bag.topics.get(topic)
+            kind = f" of {' or '.join(IMAGE_TYPES)}: it is {other.type}" if other else ""
+            raise DatasetError(f"{name}: no image topic {topic!r}{kind}; it has {_listed(counts)}")
+        found = [topic] if topic is not None else sorted(key for key, n in counts.items() if n)
+        if not found:
+            have = ", ".join(f"{t.name} ({t.type})" for t in self.bag.topics.values()) or "nothing"
+            raise DatasetError(
+                f"{name}: holds no image, a topic of {' or '.join(IMAGE_TYPES)}; it has {have}"
+            )
         if len(found) != 1:
-            raise DatasetError(f"{path}: name one image topic of {_listed(counts)}")
+            raise DatasetError(f"{name}: name one image topic of {_listed(counts)}")
         if counts[found[0]] == 0:
-            raise DatasetError(f"{path}: topic {found[0]!r} holds no image")
+            raise DatasetError(f"{name}: topic {found[0]!r} holds no image")
+        if images[found[0]].problem:
+            raise DatasetError(f"{name}: topic {found[0]!r}: {images[found[0]].problem}")
         return found[0]
 
-    def __iter__(self) -> Iterator[SourceFrame]:
-        read = self._reader.messages(connections=self._connections)
-        for index, (connection, received, data) in enumerate(read):
-            message = self._reader.deserialize(data, connection.msgtype)
-            name = f"{self.topic}#{index}"
-            stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    def _recorded_camera(self) -> CameraSettings | None:
+        """The settings that were recorded with the images, the last ones if there are several."""
+        topic = camera_topic(self.topic)
+        if topic not in self.bag.of_type("std_msgs/msg/String"):
+            return None
+        found = None
+        for message in self.bag.messages({topic}):
             try:
-                image = decode_message(message)
+                found = CameraSettings.from_json(self.bag.decode(topic, message.data).data)
             except ValueError as error:
-                raise DatasetError(f"{self.path}, {name}: {error}") from error
-            yield SourceFrame(stamp if stamp > 0 else received, image, name)
+                self.bag.notes.append(f"topic {topic}: {error}")
+        return found
+
+    def _frames(self) -> Iterator[SourceFrame]:
+        decoder, judge, index = Decoder(self.camera), StampJudge(), -1
+        for index, message in enumerate(self.bag.messages({self.topic})):
+            name = f"{self.topic}#{index}"
+            stamp = stamp_of(message.data)
+            verdict = judge.judge(stamp, message.received)
+            try:
+                frame = decoder.decode(self.bag.decode(self.topic, message.data))
+            except (UnusableImageError, DatasetError) as error:
+                self.refuse(error)
+                continue
+            yield SourceFrame(frame, stamp, verdict.time, name)
+        self._notes += judge.notes
+        count = self.frame_count or 0
+        if index + 1 < count:
+            self.cut_short = True
+            self._notes.append(f"only {index + 1} of {count} images can be read")
+
+    @property
+    def notes(self) -> list[str]:
+        """What was wrong, with the bag and with its images."""
+        return [*self.bag.notes, *super().notes]
 
     def close(self) -> None:
         """Close the bag."""
-        self._reader.close()
+        self.bag.close()
 
 
 def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} ({n} images)" for name, n in sorted(counts.items())) or "none"
 
 
-def open_bag(path: Path) -> Any:
-    """Open a rosbag2 bag, folder or file, as a reader of the ``rosbags`` library.
-
-    Raises:
-        ImportError: ``rosbags`` is not installed; the message names the extra.
-        DatasetError: It cannot be read as a bag.
-    """
-    if not path.exists():
-        raise DatasetError(f"{path}: no such bag")
-    try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise ImportError("reading a bag needs rosbags: pip install mlkd_ros[tools]") from None
-    try:
-        # Bags from before Iron carry no message definitions; image messages have not changed since.
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        reader.open()
-    except (AnyReaderError, OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read as a rosbag2 bag: {error}") from error
-    return reader
-
-
-def decode_message(message: Any) -> np.ndarray:
-    """Decode an Image or CompressedImage message, of ROS or of rosbags, to uint8 BGR.
-
-    Raises:
-        ValueError: The message cannot be decoded; the error says why.
-    """
-    if hasattr(message, "format"):
-        image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f"compressed image of format {message.format!r} cannot be decoded")
-        return image
-    frame = frame_over(
-        message.data,
-        message.width,
-        message.height,
-        message.step,
-        message.encoding,
-        bigendian=bool(message.is_bigendian),
-    )
-    return np.ascontiguousarray(frame.window(0, 0, frame.width, frame.height))
-
-
 def open_source(
-    path: str | Path, *, topic: str | None = None, rate: float = DEFAULT_RATE
+    path: str | Path,
+    *,
+    topic: str | None = None,
+    rate: float = DEFAULT_RATE,
+    camera: CameraSettings | None = None,
 ) -> FrameSource:
     """Open a video file, a folder of images, or a rosbag2 bag (folder, ``.mcap`` or ``.db3``).
 
@@ -240,20 +327,23 @@ def open_source(
         path: What to open.
         topic: Image topic of a bag; may be None where it holds exactly one.
         rate: Frames a second of a folder of images.
+        camera: How stored values become pictures. None: as recorded with them, else the default.
 
     Raises:
         DatasetError: Nothing there, or nothing that can be read; the path is named.
+        FileNameError: A name that the library for videos cannot take.
     """
     path = Path(path)
+    name = printable(path)
     if not path.exists():
-        raise DatasetError(f"{path}: no such file or folder")
-    if path.suffix.lower() in BAG_SUFFIXES or (path / "metadata.yaml").is_file():
-        return BagSource(path, topic)
+        raise DatasetError(f"{name}: no such file or folder")
+    if is_bag(path):
+        return BagSource(path, topic, camera)
     if path.is_dir():
-        return FolderSource(path, rate)
+        return FolderSource(path, rate, camera)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise DatasetError(f"{path}: a single image; give the folder that holds the frames")
+        raise DatasetError(f"{name}: a single image; give the folder that holds the frames")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         kinds = ", ".join(sorted(VIDEO_SUFFIXES | BAG_SUFFIXES))
-        raise DatasetError(f"{path}: not a folder and not one of {kinds}")
-    return VideoSource(path)
+        raise DatasetError(f"{name}: not a folder and not one of {kinds}")
+    return VideoSource(path, camera)

@@ -17,8 +17,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from mlkd_ros.imaging.compressed import CompressedDecoder
-from mlkd_ros.imaging.encodings import Mono16Range, UnusableImageError
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node import messages
@@ -42,9 +41,8 @@ class Intake:
     def __init__(self, node: Node, settings: Settings) -> None:
         self._node = node
         self._settings = settings
-        mono16 = Mono16Range(settings.mono16_black, settings.mono16_white)
         self._compressed = settings.image_transport == "compressed"
-        self._decoder = CompressedDecoder(mono16) if self._compressed else Decoder(mono16)
+        self._decoder = Decoder(settings.camera)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
         self._number = 0

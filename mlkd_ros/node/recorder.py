@@ -38,16 +38,15 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.msg import TargetBearing, TrackStatus
-from mlkd_ros.share import share_directory
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer
-    from rosbags.typesys.store import Typestore
 
-__all__ = ["IMAGE_TOPIC", "Recorder", "RecorderError", "main", "message_types"]
+__all__ = ["IMAGE_TOPIC", "Recorder", "RecorderError", "main"]
 
 #: Where the images go in the bag, below the namespace, unless `image` is remapped.
 IMAGE_TOPIC = "image/compressed"
@@ -322,19 +321,6 @@ class _Bag:
 def _type_name(kind: type) -> str:
     package, folder = kind.__module__.split(".")[:2]
     return f"{package}/{folder}/{kind.__name__}"
-
-
-def message_types() -> Typestore:
-    """The types that rosbags knows, and ours and those of vision_msgs from their definitions."""
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    share = share_directory().parent
-    for package in ("vision_msgs", "mlkd_ros"):
-        for path in sorted((share / package / "msg").glob("*.msg")):
-            definition = path.read_text(encoding="utf-8")
-            store.register(get_types_from_msg(definition, f"{package}/msg/{path.stem}"))
-    return store
 
 
 def _parser() -> argparse.ArgumentParser:
