@@ -25,8 +25,8 @@ __all__ = ["VideoError", "VideoWriter"]
 _TIME_BASE = Fraction(1, 90_000)
 #: Constant quality: 18 is taken for lossless, 28 for bad.
 _QUALITY = 23
-#: Shown that long at the end; and until a second frame has told.
-_LAST = 1 / 30
+#: How long the last picture is shown where no interval has told, in ticks of that.
+_LAST = 3000
 
 
 class VideoError(OSError):
@@ -60,6 +60,7 @@ class VideoWriter:
         self._stream: Any = None
         self._first = 0
         self._last: int | None = None
+        self._interval = _LAST
         self.frames = 0
 
     def write(self, bgr: np.ndarray, time: int) -> None:
@@ -74,12 +75,17 @@ class VideoWriter:
             ticks = round((time - self._first) * 1e-9 / float(_TIME_BASE))
             if self._last is not None:
                 ticks = max(ticks, self._last + 1)
+                self._interval = ticks - self._last
             self._last = ticks
             picture = self._av.VideoFrame.from_ndarray(self._fitted(bgr), format="bgr24")
             picture.pts, picture.time_base = ticks, _TIME_BASE
-            for packet in self._stream.encode(picture):
-                self._container.mux(packet)
+            self._mux(picture)
             self.frames += 1
+
+    def _mux(self, picture: Any) -> None:
+        for packet in self._stream.encode(picture):
+            packet.duration = self._interval  # counts for the last one only
+            self._container.mux(packet)
 
     def _open(self, width: int, height: int) -> None:
         if width < 2 or height < 2:
@@ -109,8 +115,7 @@ class VideoWriter:
             return
         try:
             with self._named():
-                for packet in self._stream.encode():
-                    self._container.mux(packet)
+                self._mux(None)
                 self._container.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mlkd_ros.cli import evaluate as command
 from mlkd_ros.data.sequences import DatasetError, Sequence, load_video_pairs
-from mlkd_ros.evaluation import command, datasets, night_flights, running, trackers
+from mlkd_ros.evaluation import datasets, night_flights, running, trackers
 from mlkd_ros.evaluation.one_pass import (
     OnePass,
     darkened_frames,

@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, compare, write. ValueError when the boxes differ."""
     from dataclasses import replace
 
+    from ..distillation.export import check_exporter, export_onnx
+    from ..distillation.parity import mean_agreement
+    from ..distillation.student import student_from_checkpoint
     from ..tracking.checkpoint import load_checkpoint
     from ..tracking.engine import EngineError, create_engine
-    from .export import check_exporter, export_onnx
-    from .parity import mean_agreement
-    from .student import student_from_checkpoint
 
     if arguments.crops < 1:
         raise ValueError(f"--crops must be at least 1, not {arguments.crops}")

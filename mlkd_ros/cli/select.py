@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..distillation.selection import Calibration, CandidateResult
     from ..evaluation.metrics import Scores
-    from .selection import Calibration, CandidateResult
 
 CONDITIONS = ("day", "dusk", "street", "dark", "very_dark")
 DEFAULT_CONDITIONS = ("day", "street", "dark", "very_dark")
@@ -57,15 +57,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation.datasets import choose, load_dataset
-    from ..evaluation.running import progress
-    from .selection import (
+    from ..distillation.selection import (
         calibrate,
         find_candidates,
         fly_as_shipped,
         fly_candidates,
         make_trials,
     )
+    from ..evaluation.datasets import choose, load_dataset
+    from ..evaluation.running import progress
 
     paths = find_candidates(arguments.runs)
     problems: list[str] = []
@@ -158,8 +158,8 @@ def _write_card(
     calibration: Calibration, shipped: dict[str, Scores], sequences: list[str],
 ) -> Path:  # fmt: skip
     """Write the model card beside the checkpoint, and the diagram where matplotlib is there."""
+    from ..distillation.calibration import draw_reliability, reliability_table
     from ..tracking.checkpoint import load_checkpoint, sha256
-    from .calibration import draw_reliability, reliability_table
 
     checkpoint = load_checkpoint(arguments.output)
     diagram = arguments.output.with_name(f"{arguments.output.stem}_reliability.png")
