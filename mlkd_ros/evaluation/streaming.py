@@ -28,7 +28,7 @@ from mlkd_ros.evaluation.metrics import RunningScores, Scores
 from mlkd_ros.imaging.bag_types import box_of, identity_of, score_of
 from mlkd_ros.imaging.bags import Bag, stamp_of
 from mlkd_ros.imaging.messages import IMAGE_TYPES
-from mlkd_ros.imaging.stamps import StampJudge, nanoseconds
+from mlkd_ros.imaging.stamps import StampJudge, header_stamp
 from mlkd_ros.tracking.geometry import iou
 
 DETECTIONS_TYPE = "vision_msgs/msg/Detection2DArray"
@@ -242,7 +242,7 @@ def _messages(
 
 
 def _content(role: str, message: Any) -> _Message:
-    stamp = nanoseconds(message.header.stamp)
+    stamp = header_stamp(message.header)
     if role == "status":
         return _Message(stamp, latency=float(message.latency))
     if role == "ground_truth":

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage, Image
     from std_msgs.msg import Header
 
-__all__ = ["compressed_message", "encode", "image_message", "jpeg", "recorded_message"]
+__all__ = [
+    "compressed_message",
+    "encode",
+    "frame_message",
+    "image_message",
+    "jpeg",
+    "recorded_message",
+]
 
 #: Of zlib: higher takes several times as long for a few percent.
 _PNG_LEVEL = 1
@@ -57,21 +64,38 @@ def encode(bgr: np.ndarray, encoding: str) -> np.ndarray:
 
 def image_message(bgr: np.ndarray, header: Header, encoding: str = "bgr8") -> Image:
     """A sensor_msgs/Image of an HxWx3 uint8 BGR image. Raises ValueError like `encode`."""
+    return _image(encode(bgr, encoding), bgr.shape[1], header, encoding, bgr.shape[0])
+
+
+def _image(
+    rows: np.ndarray, width: int, header: Header, encoding: str, height: int | None = None
+) -> Image:
+    """A message of rows of bytes or values; NV12 has more rows than the image is high."""
     from sensor_msgs.msg import Image
 
-    rows = encode(bgr, encoding)
+    rows = np.ascontiguousarray(rows)
     # The one way to fill a message that does not touch the bytes one by one.
     data = array.array("B")
     data.frombytes(rows.data.cast("B"))
     return Image(
         header=header,
-        height=bgr.shape[0],
-        width=bgr.shape[1],
+        height=height or len(rows),
+        width=width,
         encoding=encoding,
         is_bigendian=0,
-        step=rows.shape[1],
+        step=rows.nbytes // len(rows),
         data=data,
     )
+
+
+def frame_message(frame: Frame, header: Header, encoding: str = "bgr8") -> Image:
+    """A frame as sensor_msgs/Image. 16-bit values asked for as such stay what they are.
+
+    Raises ValueError like `encode`, UnusableImageError.
+    """
+    if encoding in ("mono16", "16UC1") and isinstance(frame, Mono16Frame):
+        return _image(frame.values.astype("<u2"), frame.width, header, encoding)
+    return image_message(frame.window(0, 0, frame.width, frame.height), header, encoding)
 
 
 def jpeg(bgr: np.ndarray, quality: int) -> bytes:

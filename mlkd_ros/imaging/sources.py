@@ -55,13 +55,15 @@ class SourceFrame:
 
     stamp: nanoseconds; since the start for videos and folders, the message's header for bags, None
     where that has none. time: nanoseconds as `StampJudge` judged them: they never go back, and
-    where the stamps are good they are the stamps. name: where the image came from.
+    where the stamps are good they are the stamps. name: where the image came from. received: when
+    the recorder got it, by its clock; for videos and folders the time.
     """
 
     frame: Frame
     stamp: int | None
     time: int
     name: str
+    received: int
 
     @property
     def seconds(self) -> float:
@@ -177,7 +179,8 @@ class VideoSource(FrameSource):
                 good, image = capture.retrieve()
                 if good:
                     time = round(stamp * 1e9)
-                    yield SourceFrame(BgrFrame(image), time, time, f"{self.path.name}#{index}")
+                    name = f"{printable(self.path.name)}#{index}"
+                    yield SourceFrame(BgrFrame(image), time, time, name, time)
                 else:
                     self.refuse(ValueError(f"frame {index} cannot be decoded"))
                 index, last = index + 1, stamp
@@ -212,7 +215,7 @@ class FolderSource(FrameSource):
             except DatasetError as error:
                 self.refuse(error)
                 continue
-            yield SourceFrame(frame, time, time, printable(path.name))
+            yield SourceFrame(frame, time, time, printable(path.name), time)
 
 
 def camera_topic(image_topic: str) -> str:
@@ -293,7 +296,7 @@ class BagSource(FrameSource):
             except (UnusableImageError, DatasetError) as error:
                 self.refuse(error)
                 continue
-            yield SourceFrame(frame, stamp, verdict.time, name)
+            yield SourceFrame(frame, stamp, verdict.time, name, message.received)
         self._notes += judge.notes
         count = self.frame_count or 0
         if index + 1 < count:

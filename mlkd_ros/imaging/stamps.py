@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["StampJudge", "Verdict", "nanoseconds", "seconds_text"]
+__all__ = ["StampJudge", "Verdict", "header_stamp", "seconds_text"]
 
 #: A step of the header's clock beyond the time that really passed, from which on it was set: a
 #: camera or a network may hold images back for less.
@@ -39,9 +39,9 @@ _TEXTS = {
 }
 
 
-def nanoseconds(stamp: Any) -> int | None:
-    """A builtin_interfaces/Time (or what has its fields) as one integer; None for zero."""
-    return (int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)) or None
+def header_stamp(header: Any) -> int | None:
+    """The stamp of a std_msgs/Header (or what has its fields) in nanoseconds; None for zero."""
+    return (int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)) or None
 
 
 def seconds_text(stamp: int) -> str:
