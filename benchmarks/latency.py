@@ -314,7 +314,7 @@ def _publishing(result: object) -> dict[str, Step]:
 
     from mlkd_ros.msg import TrackStatus
     from mlkd_ros.node import messages
-    from mlkd_ros.node.targets import TargetReport
+    from mlkd_ros.session.targets import TargetReport
 
     rclpy.init()
     node = rclpy.create_node("latency_benchmark")

@@ -15,15 +15,15 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from mlkd_ros.msg import TargetBearing
-from mlkd_ros.node.bearing import (
+from mlkd_ros.node.parameters import Settings
+from mlkd_ros.session.bearing import (
     Bearing,
     Calibration,
     CalibrationError,
     Camera,
     calibration_from_message,
 )
-from mlkd_ros.node.parameters import Settings
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 
 __all__ = ["Bearings", "bearing_message", "sibling_topic"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from mlkd_ros.node.image_health import ImageHealth, advice
+from mlkd_ros.session.image_health import ImageHealth, advice
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["Latency", "Monitor", "Phase", "Snapshot", "diagnostic_statuses"]

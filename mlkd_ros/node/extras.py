@@ -16,11 +16,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from mlkd_ros.imaging.encode import compressed_message, image_message
 from mlkd_ros.msg import TargetBearing
 from mlkd_ros.node.bearings import Bearings
-from mlkd_ros.node.history import HeldFrame
-from mlkd_ros.node.image_health import ImageHealth, measure
 from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.node.parameters import Settings
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.session.image_health import ImageHealth, measure
+from mlkd_ros.session.targets import TargetReport
 
 __all__ = ["Extras"]
 

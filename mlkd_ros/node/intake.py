@@ -22,8 +22,8 @@ from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import Monitor
-from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import Settings
+from mlkd_ros.session.history import FrameHistory, HeldFrame
 
 __all__ = ["Intake"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlkd_ros.imaging import drawing
 from mlkd_ros.imaging.frame import Frame
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["Overlay"]

@@ -40,13 +40,13 @@ from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
 from mlkd_ros.node.extras import Extras
-from mlkd_ros.node.fallback import CpuFallback
-from mlkd_ros.node.history import HeldFrame
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters
 from mlkd_ros.node.pointing import Mark, Pointing, designation
-from mlkd_ros.node.resume import TargetKeeper, default_path
-from mlkd_ros.node.targets import (
+from mlkd_ros.session.fallback import CpuFallback
+from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.session.resume import TargetKeeper, default_path
+from mlkd_ros.session.targets import (
     Code,
     Designated,
     Designation,
@@ -54,7 +54,7 @@ from mlkd_ros.node.targets import (
     TargetReport,
     TargetSet,
 )
-from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
+from mlkd_ros.session.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker

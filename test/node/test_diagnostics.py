@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from mlkd_ros.node import diagnostics
 from mlkd_ros.node.diagnostics import Latency, Monitor, Phase, Snapshot, diagnostic_statuses
-from mlkd_ros.node.image_health import ImageHealth
+from mlkd_ros.session.image_health import ImageHealth
 from mlkd_ros.tracking import TrackState
 
 GOOD = Snapshot(

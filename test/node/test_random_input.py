@@ -25,7 +25,7 @@ from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node.messages import time_message
-from mlkd_ros.node.targets import Code
+from mlkd_ros.session.targets import Code
 from mlkd_ros.srv import InitTarget
 
 IMAGES, COMPRESSED, GARBAGE, REQUESTS = 10_000, 2_000, 500, 10_000

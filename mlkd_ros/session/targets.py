@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 
 from mlkd_ros.imaging.encodings import UnusableImageError
-from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
+from mlkd_ros.session.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
