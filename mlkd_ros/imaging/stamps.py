@@ -29,13 +29,12 @@ _LONGEST_GAP = 600_000_000_000
 _UNKNOWN_STEP, _SMALLEST_STEP = 33_333_333, 1_000_000
 
 _TEXTS = {
-    "missing": "the stamp is zero, the time of receipt stands for it",
-    "frozen": "the stamps stand still, the time of receipt stands for them",
-    "repeated": "the stamp is that of the image before, the time of receipt tells them apart",
-    "backwards": "the stamp is before that of the image before: a clock was set, a replay began "
-    "again, or two cameras publish on one topic; the time of receipt goes on",
-    "forward": "the stamp is far after that of the image before: a clock was set; the time of "
-    "receipt goes on",
+    "missing": "stamps are zero: the time of receipt stands for them",
+    "frozen": "stamps stand still: the time of receipt stands for them",
+    "repeated": "stamps are repeated: the time of receipt tells the images apart",
+    "backwards": "stamps went backwards: a clock was set, a replay began again, or two cameras "
+    "publish on one topic; time goes on by the receipt",
+    "forward": "stamps jumped forward: a clock was set; time goes on by the receipt",
 }
 
 

@@ -68,7 +68,7 @@ class Extras:
     def _publish_overlay(
         self, held: HeldFrame, reports: Sequence[TargetReport], latency: float, settings: Settings
     ) -> None:
-        self._overlay.note(held.stamp * 1e-9, held.frame, reports)
+        self._overlay.note(held.seconds, held.frame, reports)
         now = time.monotonic()
         wanted = {kind for kind, to in self._pictures.items() if to.get_subscription_count() > 0}
         if now < self._next_overlay or not wanted:

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-__all__ = ["message_type", "subscribe_latched", "wrong_type"]
+__all__ = ["LatchedSubscription", "message_type", "wrong_type"]
 
 
 def message_type(kind: type) -> str:
@@ -36,17 +35,38 @@ def wrong_type(node: Node, topic: str, kind: type, advice: dict[str, str] | None
     return ""
 
 
-def subscribe_latched(
-    node: Node, kind: type, topic: str, take: Callable[[Any], None], **options: Any
-) -> Subscription:
-    """Subscribe to what was published before, by a publisher that keeps it for those who come late.
+class LatchedSubscription:
+    """What was published before, by a publisher that keeps it for those who come late.
 
-    Such a subscription hears no other publishers, and says nothing about them.
+    Subscribes when `look`, called now and then, finds such a publisher: to others it would be one
+    that asks for too much, and they would say so in their log.
     """
-    qos = QoSProfile(
-        depth=1,
-        reliability=ReliabilityPolicy.RELIABLE,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL,
-    )
-    quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-    return node.create_subscription(kind, topic, take, qos, event_callbacks=quiet, **options)
+
+    def __init__(
+        self, node: Node, kind: type, topic: str, take: Callable[[Any], None], **options: Any
+    ) -> None:
+        self._node, self._kind, self._topic, self._take = node, kind, topic, take
+        self._options = options
+        self._subscription: Subscription | None = None
+
+    def look(self) -> None:
+        """Subscribe, if there is somebody to subscribe to by now."""
+        if self._subscription is not None:
+            return
+        found = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(self._topic))
+        if not any(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in found):
+            return
+        qos = QoSProfile(
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        self._subscription = self._node.create_subscription(
+            self._kind, self._topic, self._take, qos, **self._options
+        )
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None

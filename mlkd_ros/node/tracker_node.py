@@ -38,7 +38,14 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.diagnostics import (
+    CLOCKS_DIFFER,
+    EARLY,
+    Phase,
+    Snapshot,
+    clocks_differ,
+    diagnostic_statuses,
+)
 from mlkd_ros.node.extras import Extras
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters
@@ -103,7 +110,7 @@ class TrackerNode(LifecycleNode):
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
         self._publishers_made: list[LifecyclePublisher] = []
-        self._logged_qos_problem = ""
+        self._logged_problems: set[str] = set()
         self._extras: Extras | None = None
         self._pointing: Pointing | None = None
         self._serve()
@@ -436,9 +443,12 @@ class TrackerNode(LifecycleNode):
             self.get_logger().error(images.message if snapshot.silent else brief)
         elif changed is False:
             self.get_logger().info(f"images on {self._intake.topic} again")
-        if snapshot.qos_problem not in ("", self._logged_qos_problem):
-            self.get_logger().error(snapshot.qos_problem)
-        self._logged_qos_problem = snapshot.qos_problem
+        problems = {snapshot.qos_problem, snapshot.type_problem, snapshot.mark_problem} - {""}
+        for problem in sorted(problems - self._logged_problems):
+            self.get_logger().error(problem)
+        self._logged_problems = problems
+        if self._extras is not None:
+            self._extras.bearings.look()
 
     def _report(self) -> tuple[Snapshot, DiagnosticStatus]:
         """Publish the diagnostics; what they were made of, and the one about the images."""
@@ -481,7 +491,11 @@ class TrackerNode(LifecycleNode):
             bearing_problem=self._extras.bearings.problem if self._extras else "",
             bearing=self._extras.bearings.values() if self._extras else {},
             designated=self._pointing.values() if self._pointing else {},
-            extra={"images are": self._intake.kind},
+            clock_offset=monitor.clock_offset,
+            stamp_problem=self._intake.stamp_problem(),
+            type_problem=self._extras.bearings.type_problem() if self._extras else "",
+            mark_problem=self._pointing.type_problem() if self._pointing else "",
+            extra={"images are": self._intake.kind, **self._intake.stamp_values()},
         )
 
     # --- tracking thread ------------------------------------------------------------------------
@@ -570,17 +584,19 @@ class TrackerNode(LifecycleNode):
     def _latency(self, held: HeldFrame) -> float:
         """Seconds from the image's stamp to now; NaN when that cannot be known.
 
-        So it is while sim time has not begun, or has begun again since the image arrived.
+        So it is while sim time has not begun, or has begun again since the image arrived, and while
+        the stamps are none, stand still, or are of another clock.
         """
         if held.number <= self._intake.monitor.of_another_time or self._clock_missing():
             return math.nan
+        if held.stamp is None or held.finding:
+            return math.nan
         latency = (self.get_clock().now().nanoseconds - held.stamp) * 1e-9
-        if abs(latency) > CLOCKS_DIFFER:
-            self.get_logger().warning(
-                f"image stamps on {self._intake.topic} and this node's clock differ by "
-                f"{latency:.0f} s: set use_sim_time for a replay, or synchronise the clocks",
-                once=True,
-            )
+        differ = not EARLY <= latency <= CLOCKS_DIFFER
+        self._intake.monitor.clock_offset = latency if differ else math.nan
+        if differ:
+            self.get_logger().warning(clocks_differ(self._intake.topic, latency), once=True)
+            return math.nan
         return latency
 
     def _clock_missing(self) -> bool:

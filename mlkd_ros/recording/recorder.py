@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import ROSClock
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -54,7 +54,7 @@ from mlkd_ros.imaging.encode import recorded_message
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.imaging.sources import CAMERA_TOPIC
 from mlkd_ros.msg import TargetBearing, TrackStatus
-from mlkd_ros.node.graph import message_type, subscribe_latched
+from mlkd_ros.node.graph import LatchedSubscription, message_type, wrong_type
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer
@@ -79,6 +79,8 @@ _WAITING_SMALL = 3000
 #: Seconds between two times at which what was written is forced to the disk.
 _SYNC_EVERY = 2.0
 _LOG_EVERY = 5.0
+#: Seconds between two looks at who publishes.
+_LOOK_EVERY = 0.5
 #: Longest wait for a message, in seconds: an interrupt is noticed after that.
 _LONGEST_WAIT = 0.1
 #: Seconds that messages which had arrived before an interrupt are still taken for, at most.
@@ -129,6 +131,8 @@ class Recorder(Node):
         self._decoder = Decoder(self._settings.camera)
         self._last_sync = time.monotonic()
         self._latest: dict[str, bytes] = {}
+        self._latched: list[LatchedSubscription] = []
+        self._wrong_types: set[str] = set()
         # Receipt is told by a clock that nobody sets in flight.
         self._clock_base = time.time_ns() - time.monotonic_ns()
         self._waiting: deque[tuple[str, Any, int]] = deque()
@@ -163,9 +167,11 @@ class Recorder(Node):
             )
             if name in _LATCHED:
                 take = partial(self._on_latched, name, names[name])
-                subscribe_latched(self, kind, name, take, raw=True)
+                self._latched.append(LatchedSubscription(self, kind, name, take, raw=True))
         if self._settings.camera is None:
-            subscribe_latched(self, String, CAMERA_TOPIC, self._on_camera)
+            camera = LatchedSubscription(self, String, CAMERA_TOPIC, self._on_camera)
+            self._latched.append(camera)
+        self.create_timer(_LOOK_EVERY, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if not self._settings.images:
             return
         images = QoSProfile(depth=_WAITING_IMAGES, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -227,6 +233,16 @@ class Recorder(Node):
                 self.messages_left_out += self._recording
             else:
                 self._put(topic, raw)
+
+    def _look(self) -> None:
+        """For publishers that keep messages, and for such as nobody here understands."""
+        for latched in self._latched:
+            latched.look()
+        for subscription in list(self.subscriptions):
+            problem = wrong_type(self, subscription.topic_name, subscription.msg_type)
+            if problem and problem not in self._wrong_types:
+                self._wrong_types.add(problem)
+                self.get_logger().error(f"not recorded: {problem}")
 
     def _on_latched(self, name: str, topic: str, raw: bytes) -> None:
         """The same message comes by the other subscription, too, if it was not sent before."""
@@ -479,7 +495,7 @@ def main(args: Sequence[str] | None = None) -> int:
     handlers = {
         number: signal.signal(number, lambda *_: told_to_end.set())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) != signal.SIG_IGN  # nohup
+        if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL  # nohup
     }
     # Not rclpy's: those end its context at once, and what has arrived would not be written.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
