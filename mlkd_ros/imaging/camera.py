@@ -13,10 +13,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BAYER_PATTERNS", "ORIENTATIONS", "CameraSettings", "add_options", "from_options"]
+__all__ = ["BAYER_PATTERNS", "CAMERA_TOPIC", "ORIENTATIONS", "CameraSettings", "add_options", "from_options"]
 
 BAYER_PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 ORIENTATIONS = ("stored", "exif")
+#: Where the settings are published and recorded, as std_msgs/String with `CameraSettings.to_json`.
+CAMERA_TOPIC = "camera_settings"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ cannot be decoded is counted and left out; what is wrong with the footage is in 
 from __future__ import annotations
 
 import abc
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from mlkd_ros.files import library_name, printable
 from mlkd_ros.imaging.bags import BAG_SUFFIXES, Bag, is_bag, stamp_of
-from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.camera import CAMERA_TOPIC, CameraSettings
 from mlkd_ros.imaging.compressed import Decoded
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.errors import DatasetError
@@ -28,7 +29,6 @@ from mlkd_ros.imaging.messages import IMAGE_TYPES, Decoder
 from mlkd_ros.imaging.stamps import StampJudge
 
 __all__ = [
-    "CAMERA_TOPIC",
     "DEFAULT_RATE",
     "VIDEO_SUFFIXES",
     "BagSource",
@@ -36,15 +36,13 @@ __all__ = [
     "FrameSource",
     "SourceFrame",
     "VideoSource",
-    "camera_topic",
     "open_source",
     "open_video",
+    "shared_parts",
 ]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 DEFAULT_RATE = 30.0
-#: Beside the images, in the graph and in a bag: std_msgs/String with `CameraSettings` as JSON.
-CAMERA_TOPIC = "camera_settings"
 #: Frames that a container may count wrongly without being cut short.
 _COUNTED_WRONG = 2
 
@@ -218,9 +216,10 @@ class FolderSource(FrameSource):
             yield SourceFrame(frame, time, time, printable(path.name), time)
 
 
-def camera_topic(image_topic: str) -> str:
-    """Where the camera settings of an image topic are: beside it."""
-    return f"{image_topic.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_TOPIC}"
+def shared_parts(first: str, second: str) -> int:
+    """How many parts two names of topics have in common from the left."""
+    pairs = zip(first.split("/"), second.split("/"), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class BagSource(FrameSource):
@@ -274,9 +273,14 @@ class BagSource(FrameSource):
 
     def _recorded_camera(self) -> CameraSettings | None:
         """The settings that were recorded with the images, the last ones if there are several."""
-        topic = camera_topic(self.topic)
-        if topic not in self.bag.of_type("std_msgs/msg/String"):
+        topics = [
+            name
+            for name, topic in sorted(self.bag.of_type("std_msgs/msg/String").items())
+            if name.rsplit("/", 1)[-1] == CAMERA_TOPIC and topic.count
+        ]
+        if not topics:
             return None
+        topic = max(topics, key=lambda name: shared_parts(name, self.topic))
         found = None
         for message in self.bag.messages({topic}):
             try:

@@ -82,7 +82,8 @@ class Snapshot:
     `bearing_problem` is why there are no bearings though somebody subscribes to them;
     `clock_offset` is by how many seconds stamps are behind this node's clock where that is no
     latency, else NaN; `mark_problem` and `type_problem` are who publishes another type of message
-    on a topic of clicks, and on that of the calibration; `stamp_problem` is what was wrong with stamps of late.
+    on a topic of clicks, and on that of the calibration; `stamp_problem` is what was wrong with
+    stamps of late.
     """
 
     phase: Phase

@@ -32,7 +32,7 @@ __all__ = ["Intake"]
 #: Seconds between two log lines about the same thing.
 _LOG_EVERY = 5.0
 _OTHER_TRANSPORT = {
-    "sensor_msgs/msg/Image": ": set parameter image_transport to raw, and image_topic to this topic",
+    "sensor_msgs/msg/Image": ": set parameter image_transport to raw, image_topic to this topic",
     "sensor_msgs/msg/CompressedImage": ": set parameter image_transport to compressed, and "
     "image_topic to this topic without /compressed",
 }

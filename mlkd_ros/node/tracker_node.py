@@ -30,10 +30,14 @@ from rclpy.lifecycle import (
     LifecycleState,
     TransitionCallbackReturn,
 )
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.task import Future
+from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.camera import CAMERA_TOPIC
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TrackStatus
@@ -110,6 +114,7 @@ class TrackerNode(LifecycleNode):
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
         self._publishers_made: list[LifecyclePublisher] = []
+        self._camera_settings: Publisher[String] | None = None
         self._logged_problems: set[str] = set()
         self._extras: Extras | None = None
         self._pointing: Pointing | None = None
@@ -268,6 +273,9 @@ class TrackerNode(LifecycleNode):
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
+        if self._camera_settings is not None:
+            self.destroy_publisher(self._camera_settings)
+            self._camera_settings = None
         self._extras = self._pointing = None
         self._phase = Phase.UNCONFIGURED
 
@@ -294,6 +302,9 @@ class TrackerNode(LifecycleNode):
         settings = self._declared.settings
         self._extras = Extras(self, settings, self._intake.image_topic, self._publisher)
         self._pointing = Pointing(self, settings)
+        kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._camera_settings = self.create_publisher(String, CAMERA_TOPIC, kept)
+        self._camera_settings.publish(String(data=settings.camera.to_json()))
 
     def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
         """One that is silent until the node is active, and gone after cleanup."""

@@ -13,7 +13,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 from mlkd_ros.imaging.bag_types import box_of, identity_of, score_of
 from mlkd_ros.imaging.bags import Bag, stamp_of
 from mlkd_ros.imaging.errors import DatasetError
-from mlkd_ros.imaging.sources import SourceFrame
+from mlkd_ros.imaging.sources import SourceFrame, shared_parts
 from mlkd_ros.node.messages import box_to_message
 
 __all__ = ["KINDS", "Beside"]
@@ -119,19 +119,8 @@ def _choose(bag: Bag, image_topic: str) -> dict[str, str]:
             if topic.count and not topic.problem and topic.name.rsplit("/", 1)[-1] == kind
         }
         if candidates:
-            chosen[kind] = max(sorted(candidates), key=lambda name: _shared(name, image_topic))
+            chosen[kind] = max(sorted(candidates), key=lambda name: shared_parts(name, image_topic))
     return chosen
-
-
-def _shared(first: str, second: str) -> int:
-    """How many parts the two names have in common from the left."""
-    pairs = zip(first.split("/"), second.split("/"), strict=False)
-    count = 0
-    for one, other in pairs:
-        if one != other:
-            break
-        count += 1
-    return count
 
 
 def _detections(found: Any) -> Detection2DArray:

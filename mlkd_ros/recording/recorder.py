@@ -49,10 +49,9 @@ from vision_msgs.msg import Detection2DArray
 from mlkd_ros.files import printable
 from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.imaging.bags import Bag
-from mlkd_ros.imaging.camera import CameraSettings, add_options, from_options
+from mlkd_ros.imaging.camera import CAMERA_TOPIC, CameraSettings, add_options, from_options
 from mlkd_ros.imaging.encode import recorded_message
 from mlkd_ros.imaging.messages import Decoder
-from mlkd_ros.imaging.sources import CAMERA_TOPIC
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.graph import LatchedSubscription, message_type, wrong_type
 
