@@ -381,6 +381,8 @@ class CoarseMobileNetV2Trunk(MobileNetV2Trunk):
         (64, 6, 96, 1, 1),
         *((96, 6, 96, 1, 1),) * 2,
     )
+    mean: Tensor
+    deviation: Tensor
     #: Of blue, green and red, 0..1.
     MEAN = (0.406, 0.456, 0.485)
     DEVIATION = (0.225, 0.224, 0.229)
