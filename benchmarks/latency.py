@@ -27,12 +27,12 @@ from functools import partial
 import cv2
 import numpy as np
 
+from mlkd_ros.imaging.encodings import ENCODINGS, frame_over
+from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.node.compressed import CompressedFrame
 from mlkd_ros.simulation.encode import encode
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
-from mlkd_ros.tracking.encoding import ENCODINGS, frame_over
 from mlkd_ros.tracking.engine import MapEngine, Region
-from mlkd_ros.tracking.frame import Frame
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.motion import CameraMotion
 

@@ -243,7 +243,7 @@ def annotate(
     Returns:
         A new uint8 BGR picture of the same size.
     """
-    from mlkd_ros.tracking import drawing
+    from mlkd_ros.imaging import drawing
 
     canvas = image.copy()
     colour = drawing.STATE_COLOURS[result.state]

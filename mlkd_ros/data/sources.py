@@ -18,7 +18,7 @@ from mlkd_ros.data.sequences import (
     list_images,
     read_image,
 )
-from mlkd_ros.tracking.encoding import frame_over
+from mlkd_ros.imaging.encodings import frame_over
 
 BAG_SUFFIXES = frozenset({".mcap", ".db3"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

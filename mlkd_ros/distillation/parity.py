@@ -13,8 +13,8 @@ import numpy as np
 
 from ..data.night_flight import SCENARIOS, NightFlight
 from ..data.sources import open_source
+from ..imaging.frame import BgrFrame
 from ..tracking.engine import Engine, Region
-from ..tracking.frame import BgrFrame
 from ..tracking.geometry import Box, CropWindow, check_box, context_side, crop, iou
 
 #: Images between the one of the template and the one of the search region.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from mlkd_ros.tracking import frame as frames
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
+from mlkd_ros.imaging import frame as frames
+from mlkd_ros.imaging.encodings import Mono16Range, UnusableImageError
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import CompressedImage

@@ -2,7 +2,7 @@
 """sensor_msgs/Image to `Frame`.
 
 The frame looks into the message's own memory: no pixel is copied. Encodings that
-`mlkd_ros.tracking.encoding` does not know go through cv_bridge where that is installed.
+`mlkd_ros.imaging.encodings` does not know go through cv_bridge where that is installed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlkd_ros.tracking.encoding import ENCODINGS, Mono16Range, UnusableImageError, frame_over
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.imaging.encodings import ENCODINGS, Mono16Range, UnusableImageError, frame_over
+from mlkd_ros.imaging.frame import Frame
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.imaging.frame import Frame
 
 __all__ = ["FrameHistory", "HeldFrame", "StampOutsideHistoryError"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.imaging.frame import Frame
 
 __all__ = ["ImageHealth", "advice", "measure"]
 

@@ -17,14 +17,14 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encodings import Mono16Range, UnusableImageError
+from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.node import messages
 from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.diagnostics import Monitor
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import Settings
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
-from mlkd_ros.tracking.frame import Frame
 
 __all__ = ["Intake"]
 

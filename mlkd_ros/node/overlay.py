@@ -13,9 +13,10 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from mlkd_ros.imaging import drawing
+from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.node.targets import TargetReport
-from mlkd_ros.tracking import TrackState, drawing
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.tracking import TrackState
 
 __all__ = ["Overlay", "compressed_message", "image_message"]
 

@@ -17,12 +17,12 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import RegionOfInterest
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.node.targets import Code, Designation, DesignationError, TargetSet, image_seen
 from mlkd_ros.tracking import BoxOutsideImageError, InvalidBoxError
-from mlkd_ros.tracking.encoding import UnusableImageError
 from mlkd_ros.tracking.proposal import propose_box, square_around
 
 __all__ = ["Mark", "Pointing", "designation"]

@@ -38,10 +38,10 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.share import share_directory
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer

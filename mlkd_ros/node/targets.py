@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
@@ -23,7 +24,6 @@ from mlkd_ros.tracking import (
     TrackState,
     update_together,
 )
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = [
     "Code",

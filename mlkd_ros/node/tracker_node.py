@@ -34,6 +34,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.task import Future
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
@@ -57,7 +58,6 @@ from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["TrackerNode", "main"]
 

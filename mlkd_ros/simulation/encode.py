@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from mlkd_ros.tracking.encoding import ENCODINGS
+from mlkd_ros.imaging.encodings import ENCODINGS
 
 if TYPE_CHECKING:
     from sensor_msgs.msg import Image

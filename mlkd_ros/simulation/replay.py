@@ -35,6 +35,7 @@ from std_msgs.msg import Header
 
 from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.data.sources import DEFAULT_RATE, BagSource, FrameSource, open_source
+from mlkd_ros.imaging.encodings import ENCODINGS
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
 from mlkd_ros.share import use_fastdds_profile
@@ -42,7 +43,6 @@ from mlkd_ros.simulation.beside import KINDS, Beside
 from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.track_command import parse_box
-from mlkd_ros.tracking.encoding import ENCODINGS
 
 __all__ = ["Replay", "ReplayError", "main"]
 

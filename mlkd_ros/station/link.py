@@ -32,12 +32,12 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.calls import constant_name, discovery_hint
 from mlkd_ros.station.picture import JpegEncoder
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["CallError", "Event", "Link", "Picture", "RosThread", "StationNode", "Status", "Video"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import cv2
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.tracking.encoding import UnusableImageError
-from mlkd_ros.tracking.frame import Frame
 
 __all__ = ["Jpeg", "JpegEncoder"]
 

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..imaging.frame import BgrFrame, Frame
 from .candidates import STUDENT_SHAPES, Ranking, StudentShape
 from .checkpoint import Checkpoint, CheckpointError
-from .frame import BgrFrame, Frame
 from .geometry import CropWindow, crop
 from .settings import TrackerSettings
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..imaging.frame import Frame
 from .candidates import Ranking, StudentShape
 from .checkpoint import Checkpoint
 from .engine import Engine, Region, Template, load_student, shape_of
-from .frame import Frame
 from .fused import fuse
 from .geometry import crop, visible
 

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .frame import Frame
+from ..imaging.frame import Frame
 
 Box = tuple[float, float, float, float]
 

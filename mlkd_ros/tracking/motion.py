@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .frame import Frame
+from ..imaging.frame import Frame
 
 #: A place in the image, and a displacement, in pixels.
 Point = tuple[float, float]

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..imaging.encodings import UnusableImageError
+from ..imaging.frame import Frame, as_frame
 from .candidates import StudentShape
 from .checkpoint import Checkpoint, load_checkpoint
-from .encoding import UnusableImageError
 from .engine import Engine, Region, create_engine
-from .frame import Frame, as_frame
 from .geometry import Box, CropWindow, check_box, context_side, crop
 from .memory import TemplateMemory
 from .motion import CameraMotion, GroundTrack, Observation, Point

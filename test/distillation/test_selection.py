@@ -26,10 +26,10 @@ from mlkd_ros.distillation.selection import (
     make_trials,
 )
 from mlkd_ros.distillation.student import write_student
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.tracking import CheckpointError, TrackResult, TrackState, load_tracker
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import load_checkpoint
-from mlkd_ros.tracking.frame import as_frame
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.network import build_student
 from mlkd_ros.tracking.presence import calibrated_confidence

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
+from mlkd_ros.imaging.encodings import Mono16Range, UnusableImageError
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.node import compressed
 from mlkd_ros.node.compressed import CompressedDecoder, CompressedFrame, read_header
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import CropWindow, crop
 
 WIDTH, HEIGHT = 643, 361

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from node_support import image_of
 
+from mlkd_ros.imaging.encodings import ENCODINGS, Mono16Range, UnusableImageError
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.simulation.encode import encode
-from mlkd_ros.tracking.encoding import ENCODINGS, Mono16Range, UnusableImageError
 
 WIDTH, HEIGHT = 64, 48
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
-from mlkd_ros.tracking.frame import BgrFrame
 
 FRAME = BgrFrame(np.zeros((4, 4, 3), np.uint8))
 MS = 1_000_000

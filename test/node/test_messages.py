@@ -7,12 +7,12 @@ import pytest
 from node_support import image_of
 from std_msgs.msg import Header
 
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.node.targets import TargetReport
 from mlkd_ros.tracking import TrackResult, TrackState
-from mlkd_ros.tracking.frame import as_frame
 
 HEADER = Header(stamp=messages.time_message(1_700_000_000_123_456_789), frame_id="camera")
 COUNTS = messages.Counts(received=10, processed=7, dropped=2)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from node_support import Scene
 
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import default_settings
 from mlkd_ros.node.pointing import Mark, designation
 from mlkd_ros.node.targets import Code, DesignationError, TargetSet
 from mlkd_ros.tracking import Tracker
-from mlkd_ros.tracking.frame import as_frame
 from mlkd_ros.tracking.geometry import iou
 
 PERIOD = 33_000_000

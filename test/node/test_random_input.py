@@ -21,13 +21,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
 from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.messages import time_message
 from mlkd_ros.node.targets import Code
 from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
-from mlkd_ros.tracking.encoding import ENCODINGS, UnusableImageError
 
 IMAGES, COMPRESSED, GARBAGE, REQUESTS = 10_000, 2_000, 500, 10_000
 #: Sent at once: the queues on both sides are longer than that, so that nothing is lost on the way.

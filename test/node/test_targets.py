@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from node_support import Scene
 
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import BgrFrame, Frame
 from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.targets import Code, Designation, DesignationError, TargetSet
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import Tracker, TrackResult, TrackState, tracker
-from mlkd_ros.tracking.encoding import UnusableImageError
-from mlkd_ros.tracking.frame import BgrFrame, Frame
 from mlkd_ros.tracking.geometry import iou
 
 STEP = 33_333_333

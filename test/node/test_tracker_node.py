@@ -27,11 +27,11 @@ from node_support import (
 from rcl_interfaces.srv import ListParameters
 from sensor_msgs.msg import Image
 
+from mlkd_ros.imaging.encodings import ENCODINGS
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.node.parameters import default_settings
 from mlkd_ros.srv import InitTarget, StopTarget
-from mlkd_ros.tracking.encoding import ENCODINGS
 from mlkd_ros.tracking.geometry import iou
 
 Code = InitTarget.Response

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES, Ranking
 from mlkd_ros.tracking.checkpoint import load_checkpoint
 from mlkd_ros.tracking.engine import (
@@ -17,7 +18,6 @@ from mlkd_ros.tracking.engine import (
     create_engine,
 )
 from mlkd_ros.tracking.engine_cuda import _FIELDS, _HEADER, MAX_BATCH, CudaEngine, pack
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.fused import fuse
 from mlkd_ros.tracking.geometry import CropWindow, crop
 from mlkd_ros.tracking.network import build_student

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking.frame import as_frame
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.tracking.geometry import (
     AnchorCoder,
     BoxOutsideImageError,

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking.frame import BgrFrame
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking.motion import CameraMotion, GroundTrack, Observation
 
 WORLD = cv2.GaussianBlur(

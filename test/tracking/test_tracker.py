@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
@@ -15,7 +16,6 @@ from mlkd_ros.tracking import (
     load_tracker,
     update_together,
 )
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
 from mlkd_ros.tracking.presence import calibrated_confidence
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlkd_ros.tracking import frame as frames
+from mlkd_ros.imaging import frame as frames
 
 __all__ = ["ENCODINGS", "Mono16Range", "UnusableImageError", "frame_over"]
 

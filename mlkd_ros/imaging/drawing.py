@@ -12,19 +12,18 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .geometry import Box
-from .presence import TrackState
-
 Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
 
 DARK: Colour = (16, 16, 16)
 LIGHT: Colour = (235, 235, 235)
-STATE_COLOURS: dict[TrackState, Colour] = {
-    TrackState.IDLE: LIGHT,
-    TrackState.TRACKING: (120, 230, 90),
-    TrackState.UNCERTAIN: (60, 190, 255),
-    TrackState.LOST: (90, 90, 255),
-    TrackState.GIVEN_UP: (170, 170, 170),
+#: By the number of the state, as in TrackStatus.msg: idle, tracking, uncertain, lost, given up.
+STATE_COLOURS: dict[int, Colour] = {
+    0: LIGHT,
+    1: (120, 230, 90),
+    2: (60, 190, 255),
+    3: (90, 90, 255),
+    4: (170, 170, 170),
 }
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4  # bits of sub-pixel position

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking import frame as frames
-from mlkd_ros.tracking.frame import (
+from mlkd_ros.imaging import frame as frames
+from mlkd_ros.imaging.frame import (
     BAYER_PATTERNS,
     BayerFrame,
     BgraFrame,
