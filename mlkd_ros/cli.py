@@ -18,6 +18,7 @@ COMMANDS = (
     "mlkd_ros.evaluation.score_command",
     "mlkd_ros.evaluation.report_command",
     "mlkd_ros.distillation.train_command",
+    "mlkd_ros.distillation.average_command",
     "mlkd_ros.distillation.select_command",
     "mlkd_ros.distillation.export_command",
 )

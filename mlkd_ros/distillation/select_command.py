@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..evaluation.metrics import Scores
     from .selection import Calibration, CandidateResult
 
-CONDITIONS = ("day", "dusk", "street", "dark", "very_dark")
+CONDITIONS = ("day", "dusk", "street", "dark", "very_dark", "high_gain", "codec")
 DEFAULT_CONDITIONS = ("day", "street", "dark", "very_dark")
 
 
