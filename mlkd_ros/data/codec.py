@@ -58,7 +58,7 @@ class CameraProcessing:
             raise ValueError(f"key_every must be 1 or more, not {self.key_every!r}")
 
 
-#: Conditions of a whole stream: the light and sensor, and the camera behind them. Fixed for good, as
+#: Conditions of a whole stream: light and sensor, and the camera behind them. Fixed for good, as
 #: ``lowlight.NAMED_CONDITIONS`` are.
 STREAM_CONDITIONS: dict[str, tuple[NightConditions, CameraProcessing]] = {
     "codec": (

@@ -88,8 +88,8 @@ def average_states(
 ) -> dict[str, Tensor]:
     """Weighted mean of state dicts of one architecture: weights and running statistics alike.
 
-    Counters (integers) are the first one's. ``weights`` are normalised; all alike by default. Robust
-    fine-tuning by averaging with the start: Wortsman et al., arXiv 2109.01903.
+    Counters (integers) are the first one's. ``weights`` are normalised; all alike by default.
+    Robust fine-tuning by averaging with the start: Wortsman et al., arXiv 2109.01903.
 
     Raises:
         ValueError: The weights do not fit the number of states, or are negative, or all zero; or a
