@@ -37,8 +37,9 @@ def add_parser(subparsers: Any) -> None:
         "Results that exist are not computed again, unless the tracker's weights have changed. "
         "What is wrong with a sequence is named at the end, and the others are scored.",
         epilog="Trackers: ours[=CHECKPOINT], csrt, kcf, mil, opencv-nano=BACKBONE.onnx,HEAD.onnx "
-        "(NanoTrack v1, v2), nanotrack=BACKBONE.onnx,HEAD.onnx (v3, in a plain loop); any of these "
-        "behind an enhancer of whole frames as TRACKER@gamma or TRACKER@NETWORK.pth; "
+        "(NanoTrack v1, v2), nanotrack=BACKBONE.onnx,HEAD.onnx (v3, in a plain loop), "
+        "lightfc=TEMPLATE.onnx,SEARCH.onnx (in its authors' plain loop), vittrack=NETWORK.onnx; "
+        "any of these behind an enhancer of whole frames as TRACKER@gamma or TRACKER@NETWORK.pth; "
         "teacher=CHECKPOINT@ENHANCER, which enhances its patches only.",
     )
     parser.add_argument(
@@ -61,8 +62,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--condition",
         action="append",
-        help="day (default: the frames as they are), dusk, street, dark or very_dark: darken "
-        "the frames by the low-light camera, the same for every tracker; repeatable",
+        help="day (default: the frames as they are), dusk, street, dark, very_dark or high_gain: "
+        "darken the frames by the low-light camera, the same for every tracker; codec: and "
+        "denoise, sharpen and code them (H.264 at 1.5 Mbit/s for 720p); repeatable",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of results (default: results)"

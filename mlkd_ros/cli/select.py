@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..distillation.selection import Calibration, CandidateResult
     from ..evaluation.metrics import Scores
 
-CONDITIONS = ("day", "dusk", "street", "dark", "very_dark")
+CONDITIONS = ("day", "dusk", "street", "dark", "very_dark", "high_gain", "codec")
 DEFAULT_CONDITIONS = ("day", "street", "dark", "very_dark")
 
 

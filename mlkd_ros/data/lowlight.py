@@ -181,6 +181,21 @@ NAMED_CONDITIONS: dict[str, NightConditions] = {
         motion_blur=(3.0, 20.0),
         saturation=0.7,
     ),
+    # A small camera at high gain: 300 electrons fill a pixel's range, read noise is 2% of white.
+    "high_gain": NightConditions(
+        exposure=0.008,
+        gain=30.0,
+        full_well=9000.0,
+        read_noise=6.0,
+        row_noise=0.8,
+        noise_grain=0.4,
+        chroma_grain=0.6,
+        chroma_noise=0.7,
+        lamp_colour=(0.80, 1.0, 1.10),
+        vignette=0.25,
+        softness=0.5,
+        saturation=0.9,
+    ),
 }
 
 

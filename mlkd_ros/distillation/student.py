@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..tracking.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from ..tracking.network import build_student
@@ -29,6 +30,16 @@ def student_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
             f"{checkpoint.path}: not the weights of a {checkpoint.architecture}: {error}"
         ) from error
     return student.eval()
+
+
+def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
+    """A tracker's network in eval mode and its architecture, of a student checkpoint or of a
+    published ``nanotrackv3.pth``.
+    """
+    if path.suffix == ".safetensors":
+        checkpoint = load_checkpoint(path)
+        return student_from_checkpoint(checkpoint), checkpoint.architecture
+    return load_nanotrack_v3(path), "mobile_s16"
 
 
 def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str]:
@@ -70,3 +81,62 @@ def write_student(
     save_checkpoint(
         Checkpoint(architecture, settings or TrackerSettings(), weights, graphs, provenance), path
     )
+
+
+def average_states(
+    states: Sequence[dict[str, Tensor]], weights: Sequence[float] | None = None
+) -> dict[str, Tensor]:
+    """Weighted mean of state dicts of one architecture: weights and running statistics alike.
+
+    Counters (integers) are the first one's. ``weights`` are normalised; all alike by default.
+    Robust fine-tuning by averaging with the start: Wortsman et al., arXiv 2109.01903.
+
+    Raises:
+        ValueError: The weights do not fit the number of states, or are negative, or all zero; or a
+            tensor is missing in a state, or of another shape.
+    """
+    shares = list(weights) if weights is not None else [1.0] * len(states)
+    if len(shares) != len(states) or not states:
+        raise ValueError(f"weights: {len(shares)} given for {len(states)} students")
+    if min(shares) < 0 or sum(shares) <= 0:
+        raise ValueError(f"weights must be zero or more, and one of them positive, not {shares}")
+    mean: dict[str, Tensor] = {}
+    for name, first in states[0].items():
+        tensors = [state.get(name) for state in states]
+        if any(t is None or t.shape != first.shape for t in tensors):
+            raise ValueError(f"{name}: not in every student, or of another shape")
+        if first.dtype.is_floating_point:
+            parts = (t.double() * s for t, s in zip(tensors, shares, strict=True) if t is not None)
+            mean[name] = (sum(parts, torch.zeros(())) / sum(shares)).to(first.dtype)
+        else:
+            mean[name] = first.clone()
+    return mean
+
+
+def average_files(
+    paths: Sequence[Path], output: Path, weights: Sequence[float] | None = None
+) -> None:
+    """Average students, or published NanoTrackV3 weights, and write the mean as a checkpoint.
+
+    Settings are those of the first checkpoint; its provenance tells what was averaged. ValueError
+    or CheckpointError names a file that is none, or is of another architecture than the first.
+    """
+    loaded = [load_tracker_network(path) for path in paths]
+    for path, (_, architecture) in zip(paths, loaded, strict=True):
+        if architecture != loaded[0][1]:
+            raise ValueError(
+                f"{path}: is a {architecture}, the first student is a {loaded[0][1]}: only weights "
+                "of one architecture can be averaged"
+            )
+    mean = average_states([network.state_dict() for network, _ in loaded], weights)
+    student = build_student(loaded[0][1])
+    student.load_state_dict(mean)
+    checkpoints = [load_checkpoint(path) for path in paths if path.suffix == ".safetensors"]
+    shares = weights or [1.0] * len(paths)
+    provenance = {
+        **(checkpoints[0].provenance if checkpoints else {"start": paths[0].name}),
+        "averaged": {p.name: round(s / sum(shares), 6) for p, s in zip(paths, shares, strict=True)},
+    }
+    settings = checkpoints[0].settings if checkpoints else None
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_student(student, loaded[0][1], output, provenance, settings)

@@ -20,8 +20,7 @@ from ..tracking.network import StudentOutput, fuse_batch_norm
 from ..tracking.settings import TrackerSettings
 from ..tracking.tracker import Tracker
 from .enhancer import Enhancer, load_enhancer
-from .nanotrack import load_nanotrack_v3
-from .student import student_from_checkpoint
+from .student import load_tracker_network
 from .supervised import Head
 
 Batch = dict[str, Tensor]
@@ -41,16 +40,6 @@ class TeacherView(NamedTuple):
     classification_loss: Tensor
     regression_loss: Tensor
     stride: float
-
-
-def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
-    """A tracker's network in eval mode and its architecture, of a student checkpoint or of a
-    published ``nanotrackv3.pth``.
-    """
-    if path.suffix == ".safetensors":
-        checkpoint = load_checkpoint(path)
-        return student_from_checkpoint(checkpoint), checkpoint.architecture
-    return load_nanotrack_v3(path), "mobile_s16"
 
 
 class Ensemble(nn.Module):

@@ -13,7 +13,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BAYER_PATTERNS", "CAMERA_TOPIC", "ORIENTATIONS", "CameraSettings", "add_options", "from_options"]
+__all__ = [
+    "BAYER_PATTERNS",
+    "CAMERA_TOPIC",
+    "ORIENTATIONS",
+    "CameraSettings",
+    "add_options",
+    "from_options",
+]
 
 BAYER_PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 ORIENTATIONS = ("stored", "exif")
