@@ -285,11 +285,24 @@ class _Mcap:
         assert summary is not None
         latest: dict[int, int] = {}
         for chunk in sorted(summary.chunk_indexes, key=lambda one: one.chunk_start_offset):
-            for channel in chunk.message_index_offsets:
-                if chunk.message_start_time < latest.get(channel, 0) - _SET_BACK:
-                    return True
-                latest[channel] = max(latest.get(channel, 0), chunk.message_start_time)
+            for channel, offset in chunk.message_index_offsets.items():
+                times = [chunk.message_start_time, chunk.message_end_time]
+                if times[1] - times[0] > _SET_BACK:  # who knows in which order
+                    times = self._times_at(offset)
+                for time in times:
+                    if time < latest.get(channel, 0) - _SET_BACK:
+                        return True
+                    latest[channel] = max(latest.get(channel, 0), time)
         return False
+
+    def _times_at(self, offset: int) -> list[int]:
+        """The times of a channel's messages in one chunk, in the order of writing."""
+        from mcap.data_stream import ReadDataStream
+        from mcap.records import MessageIndex
+
+        self._stream.seek(offset + 1 + 8)  # behind operation and length
+        index = MessageIndex.read(ReadDataStream(self._stream))
+        return [time for time, _ in sorted(index.records, key=lambda record: record[1])]
 
     def _scan(self) -> Iterator[tuple[Any, Any, Any]]:
         """Everything, front to back, up to where the file breaks off; that is noted once."""
