@@ -45,19 +45,19 @@ def library_name(path: str | Path) -> str:
     return name
 
 
-def unused(path: Path, force: bool) -> Path:
+def unused(path: Path, force: bool, *, makes_folder: bool = False) -> Path:
     """``path`` if it may be written: nothing is there, or ``force`` was said.
 
     Raises:
         FileExistsError: There is a file, and nobody said that it may go.
         IsADirectoryError: It is a folder.
-        FileNotFoundError: The folder to write into is not there.
+        FileNotFoundError: The folder to write into is not there, and nobody makes it.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{printable(path)} is a folder, not a file to write")
     if path.exists() and not force:
         raise FileExistsError(f"{printable(path)} exists already: --force overwrites it")
-    if not path.absolute().parent.is_dir():
+    if not makes_folder and not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{printable(path)}: its folder does not exist")
     return path
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import unused
+
 if TYPE_CHECKING:
     from ..distillation.selection import Calibration, CandidateResult
     from ..evaluation.metrics import Scores
@@ -39,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"repeatable (default: {', '.join(DEFAULT_CONDITIONS)})",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--noise-seeds", type=int, nargs="+", default=[0], metavar="N",
@@ -67,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.datasets import choose, load_dataset
     from ..evaluation.running import progress
 
+    unused(arguments.output, arguments.force, makes_folder=True)
     paths = find_candidates(arguments.runs)
     problems: list[str] = []
     sequences = load_dataset(

@@ -20,6 +20,7 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import ParameterException
 
 from mlkd_ros.imaging.camera import BAYER_PATTERNS, ORIENTATIONS, CameraSettings
+from mlkd_ros.node.start import StartError, check_topic, warn_of_unknown
 from mlkd_ros.tracking import PresenceSettings
 
 if TYPE_CHECKING:
@@ -315,6 +316,12 @@ def _check(settings: Settings) -> None:
         raise ParameterError(f"parameter {error}") from error
     if not settings.image_topic:
         raise ParameterError("parameter 'image_topic' is empty, it must name a topic")
+    for name in (field.name for field in dataclasses.fields(settings)):
+        if name.endswith("_topic") and getattr(settings, name):
+            try:
+                check_topic(name, getattr(settings, name))
+            except StartError as error:
+                raise ParameterError(str(error)) from error
 
 
 def default_settings() -> Settings:
@@ -347,6 +354,7 @@ class Parameters:
         #: None while the node is unconfigured: there is no student to have thresholds for.
         self.presence: PresenceSettings | None = None
         _check(self.settings)
+        warn_of_unknown(node, (_PREFIX,))
         self._applied_later = hasattr(node, "add_post_set_parameters_callback")
         node.add_on_set_parameters_callback(self._validate)
         if self._applied_later:

@@ -54,6 +54,7 @@ from mlkd_ros.node.extras import Extras
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters
 from mlkd_ros.node.pointing import Mark, Pointing, designation
+from mlkd_ros.node.start import USAGE, StartError, start_ros
 from mlkd_ros.session.fallback import CpuFallback
 from mlkd_ros.session.history import HeldFrame
 from mlkd_ros.session.resume import TargetKeeper, default_path
@@ -630,9 +631,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
     leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
-    rclpy.init(args=list(args) if args is not None else None)
     node: TrackerNode | None = None
     try:
+        start_ros(args, "tracker")
         node = TrackerNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -641,9 +642,9 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ParameterError, ParameterException) as error:
-        rclpy.logging.get_logger("tracker").fatal(str(error))
-        return 1
+    except (StartError, ParameterError, ParameterException) as error:
+        print(f"tracker: {error}", file=sys.stderr)
+        return USAGE
     except Exception:
         # Told to end while it took a message: rclpy finds its context gone in the middle of it.
         if rclpy.ok():

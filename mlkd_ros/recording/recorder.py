@@ -54,6 +54,7 @@ from mlkd_ros.imaging.encode import recorded_message
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.graph import LatchedSubscription, message_type, wrong_type
+from mlkd_ros.node.start import USAGE, StartError, start_ros
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer
@@ -497,9 +498,12 @@ def main(args: Sequence[str] | None = None) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL  # nohup
     }
     # Not rclpy's: those end its context at once, and what has arrived would not be written.
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        start_ros(arguments, "recorder", signal_handler_options=SignalHandlerOptions.NO)
         return _run(Recorder(_bag_path(given.bag), settings), told_to_end)
+    except StartError as error:
+        print(f"recorder: {error}", file=sys.stderr)
+        return USAGE
     except (ImportError, RecorderError) as error:
         print(f"recorder: {error}", file=sys.stderr)
         return 1

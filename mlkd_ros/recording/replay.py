@@ -42,6 +42,7 @@ from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
 from mlkd_ros.imaging.sources import DEFAULT_RATE, BagSource, FrameSource, SourceFrame, open_source
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
+from mlkd_ros.node.start import USAGE, StartError, start_ros
 from mlkd_ros.recording.beside import KINDS, Beside
 from mlkd_ros.share import use_fastdds_profile
 from mlkd_ros.srv import InitTarget
@@ -385,9 +386,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     use_fastdds_profile()
     leave_interrupts_to_rclpy()
-    rclpy.init(args=arguments)
     node = None
     try:
+        start_ros(arguments, "replay")
         node = Replay(
             source,
             rate=options.rate,
@@ -401,6 +402,9 @@ def main(args: Sequence[str] | None = None) -> int:
         _run(node, options)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except StartError as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return USAGE
     except (DatasetError, ReplayError, ValueError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
