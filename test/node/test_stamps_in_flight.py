@@ -141,11 +141,10 @@ def test_frozen_stamps(tracker: tuple[TrackerProcess, InputGround], scene: Scene
     _, ground = tracker
     stamp = ground.now()
     ground.show(image_of(scene.image(10), stamp))
-    count = len(ground.statuses)
     for index in range(11, 31):
-        ground.images.publish(image_of(scene.image(index), stamp))
-        wait_until(lambda: len(ground.statuses) > count, 60, "the next status")
         count = len(ground.statuses)
+        ground.images.publish(image_of(scene.image(index), stamp))
+        wait_until(lambda n=count: len(ground.statuses) > n, 60, "the next status")
     wait_until(
         lambda: any(math.isnan(status.latency) for status in list(ground.statuses)[-5:]),
         60,
