@@ -31,7 +31,9 @@ RIGHT_ABOVE = 0.5
 VALIDATION_FLIGHT_SEED = 200
 FLIGHT_START, FLIGHT_FRAMES = 120, 240
 #: Never doubts, never loses: one-pass evaluation in the field's manner.
-ALWAYS_THERE = PresenceSettings(tracking_above=0.0, uncertain_below=0.0, lost_below=0.0)
+ALWAYS_THERE = PresenceSettings(
+    tracking_above=0.0, uncertain_below=0.0, lost_below=0.0, shown_above=0.0
+)
 
 
 @dataclass
@@ -110,7 +112,7 @@ class _Probe:
         result = self._tracker.update(image)
         truth = self._truth[self._frame]
         right = bool(np.isfinite(truth).all() and iou(np.array(result.box), truth) > RIGHT_ABOVE)
-        self._samples.add(result.confidence, right, self._name)
+        self._samples.add(result.score, right, self._name)
         if self._frame % ABSENT_EVERY == 0:
             self._look_elsewhere(image, truth)
         return result.box
@@ -126,7 +128,7 @@ class _Probe:
             return
         self._other.init(first, box)
         elsewhere = np.roll(image, shift, axis=(0, 1))
-        self._samples.add(self._other.update(elsewhere).confidence, False, self._name)
+        self._samples.add(self._other.update(elsewhere).score, False, self._name)
 
     def _shift_away(
         self, size: tuple[int, ...], box: Box, truth: np.ndarray

@@ -5,12 +5,13 @@ code.
 
 from .checkpoint import CheckpointError
 from .engine import EngineError
+from .existence import TrackState
 from .geometry import BoxOutsideImageError, InvalidBoxError
-from .presence import TrackState
-from .settings import PresenceSettings, TrackerSettings
+from .settings import BeliefSettings, PresenceSettings, TrackerSettings
 from .tracker import TargetRecord, Tracker, TrackResult, load_tracker, update_together
 
 __all__ = [
+    "BeliefSettings",
     "BoxOutsideImageError",
     "CheckpointError",
     "EngineError",
