@@ -27,10 +27,10 @@ from functools import partial
 import cv2
 import numpy as np
 
+from mlkd_ros.imaging.compressed import CompressedFrame
+from mlkd_ros.imaging.encode import encode
 from mlkd_ros.imaging.encodings import ENCODINGS, frame_over
 from mlkd_ros.imaging.frame import Frame
-from mlkd_ros.node.compressed import CompressedFrame
-from mlkd_ros.simulation.encode import encode
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
 from mlkd_ros.tracking.engine import MapEngine, Region
 from mlkd_ros.tracking.geometry import CropWindow, crop
@@ -314,7 +314,7 @@ def _publishing(result: object) -> dict[str, Step]:
 
     from mlkd_ros.msg import TrackStatus
     from mlkd_ros.node import messages
-    from mlkd_ros.node.targets import TargetReport
+    from mlkd_ros.session.targets import TargetReport
 
     rclpy.init()
     node = rclpy.create_node("latency_benchmark")

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
+from mlkd_ros.cli.train import open_or_build_flights
 from mlkd_ros.data.cache import PairCache
 from mlkd_ros.data.sampler import PairSampler, collate_pairs, pair_loader
 from mlkd_ros.distillation.config import TrainingConfig, load_config
 from mlkd_ros.distillation.objectives import Room, Supervised, single_student
 from mlkd_ros.distillation.student import start_student
 from mlkd_ros.distillation.teacher import load_teacher
-from mlkd_ros.distillation.train_command import open_or_build_flights
 from mlkd_ros.distillation.trainer import Trainer, to_device
 from mlkd_ros.tracking.checkpoint import default_checkpoint
 from mlkd_ros.tracking.engine import resolve_device

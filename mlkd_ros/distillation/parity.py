@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from ..data.night_flight import SCENARIOS, NightFlight
-from ..data.sources import open_source
 from ..imaging.frame import BgrFrame
+from ..imaging.sources import open_source
 from ..tracking.engine import Engine, Region
 from ..tracking.geometry import Box, CropWindow, check_box, crop, iou
 

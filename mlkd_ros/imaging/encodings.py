@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlkd_ros.imaging import frame as frames
+from mlkd_ros.imaging.camera import CameraSettings
 
-__all__ = ["ENCODINGS", "Mono16Range", "UnusableImageError", "frame_over"]
+__all__ = ["ENCODINGS", "UnusableImageError", "frame_over"]
 
 
 class UnusableImageError(ValueError):
@@ -30,18 +31,10 @@ class UnusableImageError(ValueError):
 
 
 @dataclass(frozen=True)
-class Mono16Range:
-    """The 16-bit values of a camera that are shown as 0 and 255."""
-
-    black: int = 0
-    white: int = 65535
-
-
-@dataclass(frozen=True)
 class _Layout:
     """How the pixels of one encoding lie in memory."""
 
-    make: Callable[[np.ndarray], frames.Frame]
+    make: Callable[..., frames.Frame]
     channels: int = 1
     bytes_per_value: int = 1
     planar_yuv: bool = False
@@ -75,6 +68,12 @@ _LAYOUTS: dict[str, _Layout] = {
         f"bayer_{pattern}8": _Layout(partial(frames.BayerFrame, pattern=pattern))
         for pattern in frames.BAYER_PATTERNS
     },
+    **{
+        f"bayer_{pattern}16": _Layout(
+            partial(frames.Bayer16Frame, pattern=pattern), bytes_per_value=2
+        )
+        for pattern in frames.BAYER_PATTERNS
+    },
 }
 ENCODINGS = tuple(_LAYOUTS)
 
@@ -87,12 +86,13 @@ def frame_over(
     encoding: str,
     *,
     bigendian: bool = False,
-    mono16: Mono16Range | None = None,
+    camera: CameraSettings | None = None,
 ) -> frames.Frame:
     """A frame that looks into `data`, any buffer of bytes, and keeps it alive.
 
     Rows are `step` bytes apart; `encoding` is one of `ENCODINGS`. Raises UnusableImageError.
     """
+    camera = camera or CameraSettings()
     if width < 1 or height < 1 or len(data) == 0:
         raise UnusableImageError(
             "empty", f"the image is empty: {width}x{height} pixels, {len(data)} bytes of data"
@@ -129,8 +129,10 @@ def frame_over(
     dtype = np.dtype(f"{'>' if bigendian else '<'}u{layout.bytes_per_value}")
     pixels: np.ndarray = np.ndarray(shape, dtype, buffer=data, strides=strides)
     try:
-        if mono16 is not None and layout.make is frames.Mono16Frame:
-            return frames.Mono16Frame(pixels, mono16.black, mono16.white)
+        if layout.bytes_per_value == 2:
+            return layout.make(pixels, black=camera.black, white=camera.white)
+        if camera.bayer and layout.make is frames.Mono8Frame:
+            return frames.BayerFrame(pixels, camera.bayer)
         return layout.make(pixels)
     except ValueError as error:
         raise UnusableImageError("pixels", f"{encoding} image: {error}") from error

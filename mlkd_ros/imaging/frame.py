@@ -16,8 +16,11 @@ import abc
 import cv2
 import numpy as np
 
+from mlkd_ros.imaging.camera import BAYER_PATTERNS
+
 __all__ = [
     "BAYER_PATTERNS",
+    "Bayer16Frame",
     "BayerFrame",
     "BgrFrame",
     "BgraFrame",
@@ -165,17 +168,30 @@ class Mono16Frame(Frame):
                 f"mono16 needs 0 <= black < white <= 65535, not black={black} and white={white}"
             )
         self._pixels = _checked(array, np.uint16, None, "mono16")
-        self._black = int(black)
-        self._scale = 255.0 / (white - black)
+        self.black, self.white = int(black), int(white)
         super().__init__(array.shape[1], array.shape[0])
 
+    @property
+    def values(self) -> np.ndarray:
+        """The camera's own values, HxW uint16 of either byte order, as a view."""
+        return self._pixels
+
+    def with_levels(self, black: int, white: int) -> Mono16Frame:
+        """The same values between other levels."""
+        return Mono16Frame(self._pixels, black, white)
+
     def _convert(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        # The copy brings the window into native byte order and alignment.
-        values = self._pixels[y0:y1, x0:x1].astype(np.uint16)
-        if self._black:
-            values = np.maximum(values, self._black) - np.uint16(self._black)
-        grey = cv2.convertScaleAbs(values, alpha=self._scale)
+        grey = _to_8_bit(self._pixels[y0:y1, x0:x1], self.black, self.white)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+
+
+def _to_8_bit(values: np.ndarray, black: int, white: int) -> np.ndarray:
+    """HxW uint16 as uint8: `black` and below are 0, `white` and above 255, linear between."""
+    # The copy brings the window into native byte order and alignment.
+    values = values.astype(np.uint16)
+    if black:
+        values = np.maximum(values, black) - np.uint16(black)
+    return cv2.convertScaleAbs(values, alpha=255.0 / (white - black))
 
 
 class _Yuv422Frame(Frame):
@@ -241,7 +257,6 @@ _BAYER_CODES = {
     "gbrg": cv2.COLOR_BayerGR2BGR,
     "grbg": cv2.COLOR_BayerGB2BGR,
 }
-BAYER_PATTERNS = tuple(_BAYER_CODES)
 
 
 class BayerFrame(Frame):
@@ -255,7 +270,8 @@ class BayerFrame(Frame):
             raise ValueError(
                 f"Bayer pattern '{pattern}' is unknown, use one of {', '.join(BAYER_PATTERNS)}"
             )
-        self._pixels = _checked(array, np.uint8, None, "Bayer")
+        self._pixels = self._checked(array)
+        self.pattern = pattern
         self._code = _BAYER_CODES[pattern]
         if min(array.shape) < 4:
             raise ValueError(
@@ -267,8 +283,37 @@ class BayerFrame(Frame):
         # Two pixels around the window: one that interpolation looks at, one to keep the phase.
         left, top = _even_down(max(x0 - 2, 0)), _even_down(max(y0 - 2, 0))
         right, bottom = min(x1 + 2, self.width), min(y1 + 2, self.height)
-        bgr = cv2.cvtColor(self._pixels[top:bottom, left:right], self._code)
+        bgr = cv2.cvtColor(self._bytes(np.s_[top:bottom, left:right]), self._code)
         return bgr[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def _checked(self, array: np.ndarray) -> np.ndarray:
+        return _checked(array, np.uint8, None, "Bayer")
+
+    def _bytes(self, where: tuple[slice, slice]) -> np.ndarray:
+        """A part of the mosaic as uint8."""
+        return self._pixels[where]
+
+
+class Bayer16Frame(BayerFrame):
+    """Raw 16-bit sensor values under a colour mosaic: HxW uint16, at least 4x4.
+
+    `black` and `white` as in `Mono16Frame`.
+    """
+
+    def __init__(self, array: np.ndarray, pattern: str, black: int = 0, white: int = 65535) -> None:
+        self.black, self.white = int(black), int(white)
+        super().__init__(array, pattern)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The sensor's own values, HxW uint16 of either byte order: a view."""
+        return self._pixels
+
+    def _checked(self, array: np.ndarray) -> np.ndarray:
+        return _checked(array, np.uint16, None, "16-bit Bayer")
+
+    def _bytes(self, where: tuple[slice, slice]) -> np.ndarray:
+        return _to_8_bit(self._pixels[where], self.black, self.white)
 
 
 def _even_down(value: int) -> int:

@@ -20,7 +20,7 @@ from vision_msgs.msg import (
 )
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackState
 
 __all__ = [

@@ -19,6 +19,8 @@ from rcl_interfaces.msg import (
 )
 from rclpy.exceptions import ParameterException
 
+from mlkd_ros.imaging.camera import BAYER_PATTERNS, ORIENTATIONS, CameraSettings
+from mlkd_ros.node.start import StartError, check_topic, warn_of_unknown
 from mlkd_ros.tracking import PresenceSettings
 
 if TYPE_CHECKING:
@@ -204,6 +206,17 @@ class Settings:
         low=1,
         high=65535,
     )
+    bayer_pattern: str = declaration(
+        "",
+        "Colour mosaic that 8-bit grey images lie under although their encoding does not say so.",
+        choices=("", *BAYER_PATTERNS),
+    )
+    orientation: str = declaration(
+        "stored",
+        "Which way up compressed images are: stored, as their pixels lie in the file; or exif, "
+        "turned as their EXIF tag asks. Boxes count the pixels of the result.",
+        choices=ORIENTATIONS,
+    )
     catch_up_duration: float = declaration(
         0.5,
         "Seconds that init_target may spend on running from the operator's image to the present. "
@@ -243,6 +256,13 @@ class Settings:
         high=30.0,
         change=Change.ANY_TIME,
     )
+
+    @property
+    def camera(self) -> CameraSettings:
+        """How the camera's stored values become pictures."""
+        return CameraSettings(
+            self.mono16_black, self.mono16_white, self.bayer_pattern, self.orientation
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,13 +310,18 @@ def _check(settings: Settings) -> None:
             raise ParameterError(
                 f"parameter '{field.name}' is '{value}', it must be one of {', '.join(choices)}"
             )
-    if settings.mono16_black >= settings.mono16_white:
-        raise ParameterError(
-            f"parameter 'mono16_black' ({settings.mono16_black}) must be below 'mono16_white' "
-            f"({settings.mono16_white})"
-        )
+    try:
+        _ = settings.camera
+    except ValueError as error:
+        raise ParameterError(f"parameter {error}") from error
     if not settings.image_topic:
         raise ParameterError("parameter 'image_topic' is empty, it must name a topic")
+    for name in (field.name for field in dataclasses.fields(settings)):
+        if name.endswith("_topic") and getattr(settings, name):
+            try:
+                check_topic(name, getattr(settings, name))
+            except StartError as error:
+                raise ParameterError(str(error)) from error
 
 
 def default_settings() -> Settings:
@@ -329,6 +354,7 @@ class Parameters:
         #: None while the node is unconfigured: there is no student to have thresholds for.
         self.presence: PresenceSettings | None = None
         _check(self.settings)
+        warn_of_unknown(node, (_PREFIX,))
         self._applied_later = hasattr(node, "add_post_set_parameters_callback")
         node.add_on_set_parameters_callback(self._validate)
         if self._applied_later:

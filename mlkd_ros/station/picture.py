@@ -9,9 +9,7 @@ import cv2
 from sensor_msgs.msg import CompressedImage, Image
 
 from mlkd_ros.imaging.encodings import UnusableImageError
-from mlkd_ros.imaging.frame import Frame
-from mlkd_ros.node.compressed import CompressedDecoder
-from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.imaging.messages import Decoder
 
 __all__ = ["Jpeg", "JpegEncoder"]
 
@@ -31,11 +29,11 @@ class JpegEncoder:
     def __init__(self, max_width: int, quality: int) -> None:
         self._max_width = max_width
         self._quality = [cv2.IMWRITE_JPEG_QUALITY, quality]
-        self._raw, self._compressed = Decoder(), CompressedDecoder()
+        self._decoder = Decoder()
 
     def encode(self, message: Image | CompressedImage) -> Jpeg:
         """The picture of a message. Raises UnusableImageError."""
-        frame = self._decode(message)
+        frame = self._decoder.decode(message)
         image_size = (frame.width, frame.height)
         scale = min(1.0, self._max_width / frame.width)
         size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
@@ -47,7 +45,3 @@ class JpegEncoder:
         if not done:
             raise UnusableImageError("pixels", f"{size[0]}x{size[1]} pixels cannot become a JPEG")
         return Jpeg(data.tobytes(), size, image_size)
-
-    def _decode(self, message: Image | CompressedImage) -> Frame:
-        decoder = self._raw if isinstance(message, Image) else self._compressed
-        return decoder.decode(message)  # type: ignore[arg-type]  # the one of its kind

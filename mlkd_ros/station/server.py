@@ -36,7 +36,8 @@ _HEADERS = {
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the first URL has the token in it
+    # The first URL has the token in it. With no-referrer, browsers hide where a form is from.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -56,10 +57,10 @@ _ENTRY = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>mlkd ground station</title>
-<link rel="stylesheet" href="/station.css">
+<link rel="stylesheet" href="station.css">
 <body class="entry">{body}</body>
 </html>"""
-_FORM = """<form method="post" action="/token">
+_FORM = """<form method="post" action="token">
 <h1>Ground station</h1>
 <p>{text}</p>
 <label>Token <input name="token" type="password" autocomplete="current-password" required></label>
@@ -106,7 +107,9 @@ class Server:
                 "or start it with --allow-host.\n",
             )
         changes = request.method != "GET" or request.path == "/socket"
-        if changes and not access.own_page(request.headers):
+        # No page of another site can send this header.
+        program = bool(access.token) and access.may_enter(_bearer(request))
+        if changes and not program and not access.own_page(request.headers):
             return web.Response(status=403, text="Only this server's own page may do that.\n")
         if request.path in ("/token", "/station.css", "/icon.svg"):
             return await handler(request)
@@ -117,8 +120,7 @@ class Server:
         return await handler(request)
 
     def _given_token(self, request: web.Request) -> str:
-        kind, _, value = request.headers.get("Authorization", "").partition(" ")
-        return value if kind.lower() == "bearer" else request.cookies.get(self._cookie, "")
+        return _bearer(request) or request.cookies.get(self._cookie, "")
 
     def _ask_for_token(self, status: int, text: str) -> web.Response:
         body = _ENTRY.format(body=_FORM.format(text=text))
@@ -130,7 +132,7 @@ class Server:
             return self._ask_for_token(403, "That is not the token of this ground station.")
         # Not a redirect: a strict cookie is not sent with one that began on another site.
         response = web.Response(
-            text=_ENTRY.format(body='<meta http-equiv="refresh" content="0;url=/">'),
+            text=_ENTRY.format(body='<meta http-equiv="refresh" content="0;url=./">'),
             content_type="text/html",
         )
         if self._access.token:
@@ -257,6 +259,11 @@ class _Page:
             constant_name(response, response.code),
             response.message,
         )
+
+
+def _bearer(request: web.Request) -> str:
+    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value if kind.lower() == "bearer" else ""
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

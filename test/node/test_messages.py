@@ -11,7 +11,7 @@ from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.overlay import Overlay
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackResult, TrackState
 
 HEADER = Header(stamp=messages.time_message(1_700_000_000_123_456_789), frame_id="camera")

@@ -9,10 +9,10 @@ import pytest
 from node_support import Scene
 
 from mlkd_ros.imaging.frame import as_frame
-from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import default_settings
 from mlkd_ros.node.pointing import Mark, designation
-from mlkd_ros.node.targets import Code, DesignationError, TargetSet
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Code, DesignationError, TargetSet
 from mlkd_ros.tracking import Tracker
 from mlkd_ros.tracking.geometry import iou
 

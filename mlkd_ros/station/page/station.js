@@ -48,7 +48,7 @@ let alertTimer = 0;
 // --- connection ------------------------------------------------------------------------------
 
 function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket`);
+  socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
   socket.binaryType = "arraybuffer";
   socket.onopen = () => { retry = 0; clock = null; ping(); };
   socket.onmessage = (event) => {
@@ -63,7 +63,7 @@ function connect() {
     refresh();
     setTimeout(connect, delay);
     // A browser does not tell why a WebSocket was refused; a plain request does.
-    const reason = await fetch("/", { cache: "no-store" }).then((r) => r.status, () => 0);
+    const reason = await fetch("./", { cache: "no-store" }).then((r) => r.status, () => 0);
     if (reason === 401) location.reload();
   };
 }

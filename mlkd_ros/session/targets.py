@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 
 from mlkd_ros.imaging.encodings import UnusableImageError
-from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
+from mlkd_ros.session.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
@@ -329,7 +329,7 @@ def _full_resolution(request: Designation, held: HeldFrame) -> Box:
 def _init(tracker: Tracker, held: HeldFrame, box: Box) -> None:
     """`Tracker.init` with each way to fail under its own code."""
     try:
-        tracker.init(held.frame, box, held.stamp * 1e-9)
+        tracker.init(held.frame, box, held.seconds)
     except BoxOutsideImageError as error:
         raise DesignationError(Code.BOX_OUTSIDE_IMAGE, str(error)) from error
     except InvalidBoxError as error:
@@ -341,7 +341,7 @@ def _init(tracker: Tracker, held: HeldFrame, box: Box) -> None:
 def _step(targets: dict[str, _Target], held: HeldFrame) -> list[TargetReport]:
     begin = time.perf_counter()
     trackers = [target.tracker for target in targets.values()]
-    results = update_together(trackers, held.frame, held.stamp * 1e-9)
+    results = update_together(trackers, held.frame, held.seconds)
     seconds = time.perf_counter() - begin
     for target, result in zip(targets.values(), results, strict=True):
         target.state = result.state

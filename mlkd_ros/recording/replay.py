@@ -5,10 +5,11 @@
     replay flight_bag --bag-topic /camera/image_raw --rate 0.5 --loop --ros-args -r __ns:=/mlkd
     replay demo/bag --init ground_truth
 
-Images come at the recording's own intervals. Their stamps are the time of sending, so that every
-node runs on its own clock as with a camera; with --clock they are the recording's own, and /clock
-tells the time to nodes that have use_sim_time set. With the images of a bag go its ground_truth and
-camera_info, if it has some.
+Images come at the recording's own intervals: those of their stamps, or of their receipt where a
+clock was set meanwhile. Their stamps are the time of sending, so that every node runs on its own
+clock as with a camera; with --clock they are the recording's own, and /clock tells the time to
+nodes that have use_sim_time set. With the images of a bag go its ground_truth and camera_info, if
+it has some. 16-bit values become pictures as they were recorded to, or as the options say.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from mlkd_ros.cli.track import parse_box
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.data.sources import DEFAULT_RATE, BagSource, FrameSource, open_source
-from mlkd_ros.imaging.encodings import ENCODINGS
+from mlkd_ros.imaging.camera import add_options, from_options
+from mlkd_ros.imaging.encode import frame_message
+from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
+from mlkd_ros.imaging.sources import DEFAULT_RATE, BagSource, FrameSource, SourceFrame, open_source
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
+from mlkd_ros.node.start import USAGE, StartError, start_ros
+from mlkd_ros.recording.beside import KINDS, Beside
 from mlkd_ros.share import use_fastdds_profile
-from mlkd_ros.simulation.beside import KINDS, Beside
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
-from mlkd_ros.track_command import parse_box
 
 __all__ = ["Replay", "ReplayError", "main"]
 
@@ -117,6 +120,7 @@ class Replay(Node):
         self._designate: Client[Any, Any] | None = None
         if init:
             self._designate = self.create_client(InitTarget, "init_target")
+        self._noted: set[str] = set()
         self.published = 0
 
     def wait_for_subscribers(self, count: int, timeout: float) -> bool:
@@ -152,16 +156,20 @@ class Replay(Node):
     def play(self) -> None:
         """Play the source once, from its beginning. Returns early when the node is told to end."""
         begin, first = 0.0, 0
-        for index, (stamp, message) in enumerate(self._messages()):
+        for index, (frame, message) in enumerate(self._messages()):
             if index == 0:
-                begin, first = time.monotonic(), stamp
-            if not self._wait_until(begin, first, stamp):
+                begin, first = time.monotonic(), frame.time
+            if not self._wait_until(begin, first, frame.time):
                 return
-            self._publish(message, first, stamp)
-            if self._init and (box := self._box_on(stamp)):
+            self._publish(message, first, frame)
+            if self._init and (box := self._box_on(frame)):
                 began = time.monotonic()
-                self._start_tracker(message, first, stamp, box)
+                self._start_tracker(message, first, frame, box)
                 begin += time.monotonic() - began
+        for note in [*self._source.notes, *(self._beside.notes if self._beside else ())]:
+            if note not in self._noted:
+                self.get_logger().warning(f"{self._source.name}: {note}")
+                self._noted.add(note)
 
     def flush(self) -> None:
         """Wait a moment until what was said last has reached reliable subscribers."""
@@ -169,19 +177,19 @@ class Replay(Node):
             if self.context.ok():
                 publisher.wait_for_all_acked(Duration(seconds=1.0))
 
-    def _messages(self) -> Iterator[tuple[int, Image]]:
-        """The recording's stamps in nanoseconds and its images, made before they are due.
+    def _messages(self) -> Iterator[tuple[SourceFrame, Image]]:
+        """The recording's frames and its images, made before they are due.
 
-        Time never goes back.
+        Time never goes back. What cannot be decoded is counted and left out.
         """
-        last = None
         for frame in self._source:
-            if last is not None and frame.nanoseconds < last:
-                self.get_logger().warning(f"{frame.name} is older than the frame before: skipped")
-                continue
-            last = frame.nanoseconds
             header = Header(frame_id=self._frame_id)
-            yield frame.nanoseconds, image_message(frame.image, header, self._encoding)
+            try:
+                message = frame_message(frame.frame, header, self._encoding)
+            except UnusableImageError as error:
+                self._source.refuse(error)
+                continue
+            yield frame, message
 
     def _wait_until(self, begin: float, first: int, stamp: int) -> bool:
         """Sleep until an image is due, telling the time meanwhile. False if told to end."""
@@ -206,16 +214,16 @@ class Replay(Node):
         if self._clock_topic is not None:
             self._clock_topic.publish(Clock(clock=_recorded(first, stamp)))
 
-    def _publish(self, message: Image, first: int, stamp: int) -> None:
+    def _publish(self, message: Image, first: int, frame: SourceFrame) -> None:
         if self._clock_topic is None:
             message.header.stamp = self.get_clock().now().to_msg()
         else:
-            message.header.stamp = _recorded(first, stamp)
-            self._tell_time(first, stamp)
+            message.header.stamp = _recorded(first, frame.time)
+            self._tell_time(first, frame.time)
         self._images.publish(message)
         self.published += 1
         for kind, publisher in self._companions.items():
-            companion = self._beside.at(kind, stamp) if self._beside else None
+            companion = self._beside.at(kind, frame) if self._beside else None
             if companion is not None:
                 companion.header = message.header
                 for detection in getattr(companion, "detections", ()):
@@ -224,18 +232,18 @@ class Replay(Node):
 
     # --- designating the target -----------------------------------------------------------------
 
-    def _box_on(self, stamp: int) -> Box | None:
-        """What to designate on the frame with that stamp; None if it is not in sight there."""
+    def _box_on(self, frame: SourceFrame) -> Box | None:
+        """What to designate on that frame; None if the target is not in sight there."""
         if not isinstance(self._init, str):
             return self._init
-        truth = self._beside.at("ground_truth", stamp) if self._beside else None
+        truth = self._beside.at("ground_truth", frame) if self._beside else None
         if truth is None or not truth.detections:
             return None
         target = truth.detections[0]
         visible = target.results[0].hypothesis.score if target.results else 1.0
         return box_from_message(target.bbox) if visible >= _VISIBLE else None
 
-    def _start_tracker(self, message: Image, first: int, stamp: int, box: Box) -> None:
+    def _start_tracker(self, message: Image, first: int, frame: SourceFrame, box: Box) -> None:
         """Have the tracker follow the box on this image; publish it again until it is there."""
         client, answer = self._designate, InitTarget.Response
         assert client is not None
@@ -257,7 +265,7 @@ class Replay(Node):
                 if response.code not in passing:
                     break
             time.sleep(_RETRY_TIME)
-            self._publish(message, first, stamp)
+            self._publish(message, first, frame)
             self.published -= 1
         if self.context.ok():
             raise ReplayError(f"the target cannot be designated: {said}")
@@ -333,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--subscribers", type=int, default=1, metavar="N", help="so many of them (default 1)"
     )
+    add_options(parser)
     return parser
 
 
@@ -351,10 +360,10 @@ def _box(text: str) -> Box | str:
 
 def _beside(source: FrameSource, init: Box | str) -> Beside | None:
     """What is played with the images; DatasetError if `init` needs more than there is."""
-    beside = Beside(source.path, source.topic) if isinstance(source, BagSource) else None
+    beside = Beside(source.bag, source.topic) if isinstance(source, BagSource) else None
     if init == "ground_truth" and not (beside and "ground_truth" in beside.topics):
         raise DatasetError(
-            f"{source.path}: --init ground_truth needs a bag with a topic ground_truth of "
+            f"{source.name}: --init ground_truth needs a bag with a topic ground_truth of "
             "vision_msgs/msg/Detection2DArray"
         )
     return beside
@@ -365,16 +374,21 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv if args is None else ["replay", *args])
     options = _parser().parse_args(remove_ros_args(arguments)[1:])
     try:
-        source = open_source(options.input, topic=options.bag_topic, rate=options.frame_rate)
+        source = open_source(
+            options.input,
+            topic=options.bag_topic,
+            rate=options.frame_rate,
+            camera=from_options(options),
+        )
         beside = _beside(source, options.init)
-    except (DatasetError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     use_fastdds_profile()
     leave_interrupts_to_rclpy()
-    rclpy.init(args=arguments)
     node = None
     try:
+        start_ros(arguments, "replay")
         node = Replay(
             source,
             rate=options.rate,
@@ -388,6 +402,9 @@ def main(args: Sequence[str] | None = None) -> int:
         _run(node, options)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except StartError as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return USAGE
     except (DatasetError, ReplayError, ValueError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1

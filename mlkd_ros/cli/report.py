@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlkd_ros.files import unused
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``report`` command."""
@@ -26,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
         help="folder of results of a data set, such as results/night-flights-v1",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, help="HTML file to write")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument(
         "--tracker",
         action="append",
@@ -51,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{output}: the report must be named *.html")
-    if not output.resolve().parent.is_dir():
-        raise ValueError(f"{output}: its folder does not exist")
+    unused(output, arguments.force)
     if arguments.others is not None and not arguments.others.is_dir():
         raise ValueError(f"{arguments.others}: no such folder of results, named by --others")
     sections = [

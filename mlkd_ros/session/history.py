@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from mlkd_ros.imaging.frame import Frame
+from mlkd_ros.imaging.stamps import seconds_text
 
 __all__ = ["FrameHistory", "HeldFrame", "StampOutsideHistoryError"]
 
@@ -23,16 +23,30 @@ _DEFAULT_INTERVAL_NS = 100_000_000
 class HeldFrame:
     """One received image.
 
-    `stamp` is its header's, in nanoseconds; `number` counts usable images from 1 and tells apart
-    images with equal stamps; `nbytes` is what it costs to hold; `header` is passed through to
-    whatever is published about the image.
+    `stamp` is its header's, in nanoseconds, None without one; `number` counts usable images from 1
+    and tells apart images with equal stamps; `nbytes` is what it costs to hold; `header` is passed
+    through to whatever is published about the image. `judged` is when it was taken, in nanoseconds,
+    as `StampJudge` found; None where nobody judged, and the stamp is it. `finding` is what is wrong
+    with the stamp, empty if nothing is.
     """
 
     frame: Frame
-    stamp: int
+    stamp: int | None
     number: int
     nbytes: int
     header: Any = None
+    judged: int | None = None
+    finding: str = ""
+
+    @property
+    def time(self) -> int:
+        """When it was taken, in nanoseconds that never go back from one image to the next."""
+        return self.judged if self.judged is not None else self.stamp or 0
+
+    @property
+    def seconds(self) -> float:
+        """`time` in seconds, for physics."""
+        return self.time * 1e-9
 
 
 class StampOutsideHistoryError(LookupError):
@@ -42,7 +56,7 @@ class StampOutsideHistoryError(LookupError):
 class FrameHistory:
     """The newest images, bounded in time and in bytes. The newest one is always held.
 
-    One thread adds, any thread may look. Stamps are in nanoseconds.
+    One thread adds, any thread may look. Stamps and times are in nanoseconds.
     """
 
     def __init__(self, seconds: float, nbytes: int) -> None:
@@ -52,24 +66,15 @@ class FrameHistory:
         self._nbytes = 0
         self._lock = threading.Lock()
 
-    def add(self, held: HeldFrame) -> bool:
-        """Hold one more image. True if it is older than the newest: time was set back.
-
-        The images held before are dropped then, because stamps no longer tell them apart from the
-        ones to come.
-        """
+    def add(self, held: HeldFrame) -> None:
+        """Hold one more image."""
         with self._lock:
-            set_back = bool(self._frames) and held.stamp < self._frames[-1].stamp
-            if set_back:
-                self._frames.clear()
-                self._nbytes = 0
             self._frames.append(held)
             self._nbytes += held.nbytes
             while len(self._frames) > 1 and (
-                self._nbytes > self._limit or held.stamp - self._frames[0].stamp > self._span
+                self._nbytes > self._limit or held.time - self._frames[0].time > self._span
             ):
                 self._nbytes -= self._frames.popleft().nbytes
-            return set_back
 
     def clear(self) -> None:
         """Hold no image any more."""
@@ -95,21 +100,25 @@ class FrameHistory:
         Raises StampOutsideHistoryError otherwise.
         """
         with self._lock:
-            frames = list(self._frames)
-        if not frames:
-            raise StampOutsideHistoryError("no image is held")
-        stamps = [held.stamp for held in frames]
-        index = bisect.bisect_left(stamps, stamp)
-        candidates = frames[max(index - 1, 0) : index + 1]
-        nearest = min(candidates, key=lambda held: abs(held.stamp - stamp))
-        between = 0 < index < len(frames)
-        allowed = _FARTHEST_NS if between else _median_interval(stamps) // 2
-        if abs(nearest.stamp - stamp) > allowed:
+            stamped = [held for held in self._frames if held.stamp is not None]
+        if not stamped:
+            raise StampOutsideHistoryError("no image with a stamp is held")
+        # The newest of several with one stamp: of those before, a clock was set since, or stands.
+        index = max(
+            range(len(stamped)), key=lambda i: (-abs(_stamp(stamped[i]) - stamp), stamped[i].number)
+        )
+        nearest = stamped[index]
+        off = _stamp(nearest) - stamp
+        # The image on the other side of the wanted stamp, if there is one.
+        other = index - 1 if off > 0 else index + 1
+        between = 0 <= other < len(stamped) and (_stamp(stamped[other]) - stamp) * off < 0
+        allowed = _FARTHEST_NS if between else _median_interval(stamped) // 2
+        if abs(off) > allowed:
+            first, last = (pick(map(_stamp, stamped)) for pick in (min, max))
             raise StampOutsideHistoryError(
-                f"no image near stamp {_seconds(stamp)} is held: the history of {len(frames)} "
-                f"images spans {_seconds(stamps[0])} to {_seconds(stamps[-1])} s "
-                f"({(stamps[-1] - stamps[0]) / 1e9:.3f} s), the nearest is "
-                f"{abs(nearest.stamp - stamp) / 1e9:.3f} s away"
+                f"no image near stamp {seconds_text(stamp)} is held: the history of {len(stamped)} "
+                f"images spans {seconds_text(first)} to {seconds_text(last)} s "
+                f"({(last - first) / 1e9:.3f} s), the nearest is {abs(off) / 1e9:.3f} s away"
             )
         return nearest
 
@@ -128,14 +137,14 @@ class FrameHistory:
     def seconds(self) -> float:
         """Time from the oldest to the newest image held."""
         with self._lock:
-            return (self._frames[-1].stamp - self._frames[0].stamp) / 1e9 if self._frames else 0.0
+            return (self._frames[-1].time - self._frames[0].time) / 1e9 if self._frames else 0.0
 
 
-def _median_interval(stamps: list[int]) -> int:
-    intervals = sorted(late - early for early, late in zip(stamps, stamps[1:], strict=False))
+def _stamp(held: HeldFrame) -> int:
+    return held.stamp or 0
+
+
+def _median_interval(frames: list[HeldFrame]) -> int:
+    times = [held.time for held in frames]
+    intervals = sorted(late - early for early, late in zip(times, times[1:], strict=False))
     return intervals[len(intervals) // 2] if intervals else _DEFAULT_INTERVAL_NS
-
-
-def _seconds(stamp: int) -> str:
-    """A stamp in seconds, with integer arithmetic: a float would lose the last digits."""
-    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

@@ -14,8 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from mlkd_ros.node.history import HeldFrame
-from mlkd_ros.node.targets import TargetReport, TargetSet
+from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.session.targets import TargetReport, TargetSet
 
 __all__ = ["NotRunningError", "TrackingWorker"]
 

@@ -8,7 +8,7 @@ import csv
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from mlkd_ros.files import printable, unused
+from mlkd_ros.imaging.camera import add_options, from_options
+
 if TYPE_CHECKING:
-    from mlkd_ros.data.sources import FrameSource, SourceFrame
+    from mlkd_ros.imaging.sources import FrameSource, SourceFrame
     from mlkd_ros.tracking import Tracker, TrackResult
 
 CSV_COLUMNS = ("frame", "stamp", "x", "y", "w", "h", "confidence", "state")
-TRAIL_FRAMES = 45
+#: Seconds that a trail looks back.
+TRAIL = 1.5
+#: Exit code when the footage ended before it should have.
+CUT_SHORT = 1
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,7 +36,10 @@ def add_parser(subparsers: Any) -> None:
         "track",
         help="track a target through a video, an image folder or a bag",
         description="Track one target through footage and write an annotated video, a table of "
-        "boxes, or both. Without --output and --csv the table goes to standard output.",
+        "boxes, or both. Without --output and --csv the table goes to standard output. The tracker "
+        "sees the pixels that it would get in flight.",
+        epilog=f"Exit codes: 0 done, {CUT_SHORT} the footage is cut off or damaged (what could be "
+        "read was tracked), 2 wrong usage, 130 interrupted.",
     )
     parser.add_argument("input", type=Path, help="video file, folder of images, or rosbag2 bag")
     parser.add_argument(
@@ -43,12 +52,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (from 0)")
     parser.add_argument("--output", type=Path, metavar="MP4", help="annotated video to write")
     parser.add_argument("--csv", type=Path, help=f"table to write: {', '.join(CSV_COLUMNS)}")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument("--checkpoint", type=Path, help="student to use (default: the shipped one)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument(
         "--rate", type=float, default=30.0, help="frames a second of a folder of images"
     )
+    add_options(parser)
     parser.set_defaults(run_command=run)
 
 
@@ -92,55 +103,69 @@ class Summary:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; 0, or an error that names what is wrong."""
-    from mlkd_ros.data.sources import open_source
+    """Run the command; the exit code, or an error that names what is wrong."""
+    from mlkd_ros.imaging.sources import open_source
     from mlkd_ros.tracking import load_tracker
 
     for path in (arguments.output, arguments.csv):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise ValueError(f"{path}: its folder does not exist")
+        if path is not None:
+            unused(path, arguments.force)
     if arguments.output is not None and arguments.output.suffix.lower() != ".mp4":
-        raise ValueError(f"{arguments.output}: the annotated video must be named *.mp4")
+        raise ValueError(f"{printable(arguments.output)}: the annotated video must be named *.mp4")
     if arguments.start < 0:
         raise ValueError(f"--start must be 0 or more, not {arguments.start}")
-    with open_source(arguments.input, topic=arguments.topic, rate=arguments.rate) as source:
+    camera = from_options(arguments)
+    with open_source(
+        arguments.input, topic=arguments.topic, rate=arguments.rate, camera=camera
+    ) as source:
         tracker = load_tracker(arguments.checkpoint, device=arguments.device)
-        summary = _track(source, tracker, arguments)
-    print(summary.text(tracker.engine_name), file=sys.stderr)
-    return 0
+        summary = Summary()
+        try:
+            _track(source, tracker, arguments, summary)
+        finally:
+            print(summary.text(tracker.engine_name), file=sys.stderr)
+            for note in source.notes:
+                print(f"mlkd track: {source.name}: {note}", file=sys.stderr)
+        return CUT_SHORT if source.cut_short else 0
 
 
-def _track(source: FrameSource, tracker: Tracker, arguments: argparse.Namespace) -> Summary:
+def _track(
+    source: FrameSource, tracker: Tracker, arguments: argparse.Namespace, summary: Summary
+) -> None:
     """Track to the end of the source, or to an interrupt: what was written by then is complete."""
-    summary = Summary()
+    from mlkd_ros.imaging.encodings import UnusableImageError
+
+    box = arguments.init
     with ExitStack() as stack:
         table = _Table(stack, arguments.csv, quiet=arguments.output is not None)
-        video = stack.enter_context(_Video(arguments.output, source.rate))
-        try:
-            for number, frame in _numbered(source, arguments.start):
-                began = time.perf_counter()
-                result = _step(
-                    tracker, frame, arguments.init if number == arguments.start else None
-                )
-                if number > arguments.start:
+        video = stack.enter_context(_Video(arguments.output))
+        for number, frame in _numbered(source, arguments.start):
+            began = time.perf_counter()
+            try:
+                result = _step(tracker, frame, box)
+                if box is None:
                     summary.add(result, time.perf_counter() - began)
-                table.write(number, frame, result)
                 video.write(frame, result)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-    return summary
+            except UnusableImageError as error:
+                source.refuse(error)
+                continue
+            box = None
+            table.write(number, frame, result)
 
 
 def _step(
     tracker: Tracker, frame: SourceFrame, box: tuple[float, float, float, float] | None
 ) -> TrackResult:
     """Designate the target where a box is given, else follow it."""
+    from mlkd_ros.imaging.encodings import UnusableImageError
     from mlkd_ros.tracking import TrackResult, TrackState
 
     if box is None:
-        return tracker.update(frame.image, frame.stamp)
+        return tracker.update(frame.frame, frame.seconds)
     try:
-        tracker.init(frame.image, box, frame.stamp)
+        tracker.init(frame.frame, box, frame.seconds)
+    except UnusableImageError:
+        raise
     except ValueError as error:
         raise ValueError(f"--init on {frame.name}: {error}") from error
     return TrackResult(box, 1.0, TrackState.TRACKING)
@@ -153,7 +178,7 @@ def _numbered(source: FrameSource, start: int) -> Iterator[tuple[int, SourceFram
         if number >= start:
             yield number, frame
     if number < start:
-        raise ValueError(f"{source.path}: has {number + 1} frames, --start asks for frame {start}")
+        raise ValueError(f"{source.name}: has {number + 1} frames, --start asks for frame {start}")
 
 
 def _progress(source: FrameSource) -> Iterator[SourceFrame]:
@@ -180,7 +205,7 @@ class _Table:
             box = [f"{value:.2f}" for value in result.box] if result.box else [""] * 4
             row = [
                 number,
-                f"{frame.stamp:.6f}",
+                f"{frame.seconds:.6f}",
                 *box,
                 f"{result.confidence:.4f}",
                 result.state.name,
@@ -191,45 +216,43 @@ class _Table:
 class _Video:
     """The annotated video; does nothing without a path."""
 
-    def __init__(self, path: Path | None, rate: float) -> None:
-        self._path, self._rate = path, rate
+    def __init__(self, path: Path | None) -> None:
         self._writer: Any = None
-        self._size = (0, 0)
-        self._trail: deque[tuple[float, float] | None] = deque(maxlen=TRAIL_FRAMES)
+        if path is not None:
+            from mlkd_ros.imaging.video import VideoWriter
+
+            self._writer = VideoWriter(path)
+        self._trail: deque[tuple[float, tuple[float, float] | None]] = deque()
 
     def __enter__(self) -> _Video:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            self._writer.release()
+            self._writer.close()
 
     def write(self, frame: SourceFrame, result: TrackResult) -> None:
-        if self._path is None:
-            return
         if self._writer is None:
-            self._open(frame.image)
-        canvas = annotate(frame.image, result, self._trail, f"{frame.name}  {frame.stamp:.2f} s")
-        if canvas.shape[1::-1] != self._size:
-            import cv2
+            return
+        self._trail.append((frame.seconds, _centre(result)))
+        while self._trail[0][0] < frame.seconds - TRAIL:
+            self._trail.popleft()
+        caption = f"{frame.name}  {frame.seconds:.2f} s"
+        trail = [centre for _, centre in self._trail]
+        self._writer.write(annotate(frame.image, result, trail, caption), frame.time)
 
-            canvas = cv2.resize(canvas, self._size)
-        self._writer.write(canvas)
 
-    def _open(self, image: np.ndarray) -> None:
-        import cv2
-
-        self._size = (image.shape[1], image.shape[0])
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._path), code, self._rate, self._size)
-        if not self._writer.isOpened():
-            raise ValueError(f"{self._path}: cannot be written as a video of {self._size} pixels")
+def _centre(result: TrackResult) -> tuple[float, float] | None:
+    if result.box is None:
+        return None
+    x, y, w, h = result.box
+    return x + w / 2, y + h / 2
 
 
 def annotate(
     image: np.ndarray,
     result: TrackResult,
-    trail: deque[tuple[float, float] | None],
+    trail: Sequence[tuple[float, float] | None],
     caption: str = "",
 ) -> np.ndarray:
     """Draw a result on a copy of its frame.
@@ -237,7 +260,7 @@ def annotate(
     Args:
         image: uint8 BGR.
         result: What the tracker said of it.
-        trail: Centres of the frames before; the new one is appended.
+        trail: Centres of the frames before and of this one, None where there was no box.
         caption: Written in the lower left corner.
 
     Returns:
@@ -248,13 +271,8 @@ def annotate(
     canvas = image.copy()
     colour = drawing.STATE_COLOURS[result.state]
     text = f"{result.state.name.replace('_', ' ')} {result.confidence:.2f}"
-    if result.box is None:
-        trail.append(None)
-        drawing.draw_trail(canvas, list(trail), colour)
-    else:
-        x, y, w, h = result.box
-        trail.append((x + w / 2, y + h / 2))
-        drawing.draw_trail(canvas, list(trail), colour)
+    drawing.draw_trail(canvas, trail, colour)
+    if result.box is not None:
         drawing.draw_corners(canvas, result.box, colour)
         side = min(image.shape[:2]) // 4
         if side >= 48:

@@ -1,34 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sensor_msgs/Image to `Frame`.
+"""sensor_msgs/Image and sensor_msgs/CompressedImage to `Frame`.
 
-The frame looks into the message's own memory: no pixel is copied. Encodings that
+A message is whatever has the fields: of rclpy, of a bag, of a test. The frame looks into its own
+memory: no pixel is copied, and what is compressed is not decoded yet. Encodings that
 `mlkd_ros.imaging.encodings` does not know go through cv_bridge where that is installed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mlkd_ros.imaging.encodings import ENCODINGS, Mono16Range, UnusableImageError, frame_over
+from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.compressed import CompressedFrame, Decoded
+from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError, frame_over
 from mlkd_ros.imaging.frame import Frame
 
-if TYPE_CHECKING:
-    from sensor_msgs.msg import Image
+__all__ = ["IMAGE_TYPES", "Decoder"]
 
-__all__ = ["Decoder"]
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 class Decoder:
-    """Turns image messages into frames. `mono16` is the camera's range for 16-bit encodings."""
+    """Turns image messages, raw or compressed, into frames; `camera` is that of the stream."""
 
-    def __init__(self, mono16: Mono16Range | None = None) -> None:
-        self._mono16 = mono16
+    def __init__(self, camera: CameraSettings | None = None) -> None:
+        self.camera = camera or CameraSettings()
+        self._decoded = Decoded()
         self._bridge: Any = None
 
-    def decode(self, message: Image) -> Frame:
+    def decode(self, message: Any) -> Frame:
         """A frame over the pixels of `message`, or UnusableImageError."""
+        if hasattr(message, "format"):
+            return CompressedFrame(bytes(message.data), message.format, self.camera, self._decoded)
         whole = message.width > 0 and message.height > 0 and len(message.data) > 0
         if whole and message.encoding not in ENCODINGS:
             return _BridgedFrame(message, self._cv_bridge(message.encoding))
@@ -39,7 +44,7 @@ class Decoder:
             message.step,
             message.encoding,
             bigendian=bool(message.is_bigendian),
-            mono16=self._mono16,
+            camera=self.camera,
         )
 
     def _cv_bridge(self, encoding: str) -> Any:
@@ -63,7 +68,7 @@ class Decoder:
 class _BridgedFrame(Frame):
     """An image that cv_bridge converts, whole, when the first window of it is asked for."""
 
-    def __init__(self, message: Image, bridge: Any) -> None:
+    def __init__(self, message: Any, bridge: Any) -> None:
         super().__init__(message.width, message.height)
         self._message = message
         self._bridge = bridge

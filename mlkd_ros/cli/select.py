@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import unused
+
 if TYPE_CHECKING:
+    from ..distillation.selection import Calibration, CandidateResult
     from ..evaluation.metrics import Scores
-    from .selection import Calibration, CandidateResult
 
 CONDITIONS = ("day", "dusk", "street", "dark", "very_dark", "high_gain", "codec")
 DEFAULT_CONDITIONS = ("day", "street", "dark", "very_dark")
@@ -39,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"repeatable (default: {', '.join(DEFAULT_CONDITIONS)})",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--noise-seeds", type=int, nargs="+", default=[0], metavar="N",
@@ -57,16 +60,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation.datasets import choose, load_dataset
-    from ..evaluation.running import progress
-    from .selection import (
+    from ..distillation.selection import (
         calibrate,
         find_candidates,
         fly_as_shipped,
         fly_candidates,
         make_trials,
     )
+    from ..evaluation.datasets import choose, load_dataset
+    from ..evaluation.running import progress
 
+    unused(arguments.output, arguments.force, makes_folder=True)
     paths = find_candidates(arguments.runs)
     problems: list[str] = []
     sequences = load_dataset(
@@ -158,8 +162,8 @@ def _write_card(
     calibration: Calibration, shipped: dict[str, Scores], sequences: list[str],
 ) -> Path:  # fmt: skip
     """Write the model card beside the checkpoint, and the diagram where matplotlib is there."""
+    from ..distillation.calibration import draw_reliability, reliability_table
     from ..tracking.checkpoint import load_checkpoint, sha256
-    from .calibration import draw_reliability, reliability_table
 
     checkpoint = load_checkpoint(arguments.output)
     diagram = arguments.output.with_name(f"{arguments.output.stem}_reliability.png")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlkd_ros.node.targets import TargetSet
+from mlkd_ros.session.targets import TargetSet
 from mlkd_ros.tracking import TargetRecord, TrackState
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sensor_msgs/CompressedImage to `Frame`: JPEG and PNG, decoded when somebody looks and not before.
+"""JPEG and PNG as `Frame`, decoded when somebody looks and not before.
 
 An image that is dropped is never decoded, and one that waits in the history is held as it came. A
 JPEG is decoded at the smallest of its scales that the search windows allow. On arrival only the
@@ -11,18 +11,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from mlkd_ros.imaging import frame as frames
-from mlkd_ros.imaging.encodings import Mono16Range, UnusableImageError
+from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.encodings import UnusableImageError
 
-if TYPE_CHECKING:
-    from sensor_msgs.msg import CompressedImage
-
-__all__ = ["CompressedDecoder", "CompressedFrame", "Header", "read_header"]
+__all__ = ["CompressedFrame", "Decoded", "Header", "read_header"]
 
 #: Pixels in the largest picture that is decoded, 8192 x 8192: a few bytes may claim any size.
 MAX_PIXELS = 1 << 26
@@ -33,6 +30,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 #: Markers of a JPEG frame header; of these in the same range, 0xC4, 0xC8 and 0xCC are others.
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
+_EXIF, _ORIENTATION_TAG = 0xE1, 0x0112
 #: OpenCV's flag for one side divided by 1, 2, 4, 8; JPEG itself can be decoded at these scales.
 _COLOUR_FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -57,6 +55,8 @@ class Header:
     height: int
     channels: int
     bits: int = 8
+    turned: int = 1
+    """EXIF orientation, 1 to 8: 1 is as stored, from 5 on the sides are swapped."""
 
 
 def read_header(data: bytes, format_name: str = "") -> Header:
@@ -87,11 +87,13 @@ def read_header(data: bytes, format_name: str = "") -> Header:
 
 
 def _jpeg_header(data: bytes) -> Header:
-    header = None
+    header, turned = None, 1
     for marker, begin, size in _jpeg_segments(data):
-        if marker in _START_OF_FRAME and size >= 6:
+        if marker == _EXIF:
+            turned = _exif_orientation(data[begin : begin + size])
+        elif marker in _START_OF_FRAME and size >= 6:
             bits, height, width, channels = struct.unpack_from(">BHHB", data, begin)
-            header = Header("jpeg", width, height, channels, bits)
+            header = Header("jpeg", width, height, channels, bits, turned)
         elif marker == _START_OF_SCAN and header is not None:
             # Behind it there may be padding, but before the scan there may be a thumbnail's end.
             if data.rfind(_END_OF_IMAGE, begin + size) < 0:
@@ -100,6 +102,24 @@ def _jpeg_header(data: bytes) -> Header:
     raise UnusableImageError(
         "truncated", f"the JPEG is cut short or damaged: {len(data)} bytes without an end of image"
     )
+
+
+def _exif_orientation(segment: bytes) -> int:
+    """The orientation in an APP1 segment; 1, as stored, where it does not say."""
+    tiff = segment[6:]
+    if not segment.startswith(b"Exif\0\0") or tiff[:2] not in (b"II", b"MM"):
+        return 1
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (begin,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, begin)
+        for index in range(count):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, begin + 2 + 12 * index)
+            if tag == _ORIENTATION_TAG and 1 <= value <= 8:
+                return int(value)
+    except struct.error:  # cut short
+        pass
+    return 1
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -130,7 +150,7 @@ def _png_header(data: bytes) -> Header:
     return Header("png", width, height, _PNG_CHANNELS[colour], bits)
 
 
-class _Decoded:
+class Decoded:
     """The pixels of the one image that was looked at last.
 
     Shared by all frames of a decoder, so that images in the history cost what they do compressed.
@@ -166,15 +186,17 @@ class CompressedFrame(frames.Frame):
         self,
         data: bytes,
         format_name: str = "",
-        mono16: Mono16Range | None = None,
-        decoded: _Decoded | None = None,
+        camera: CameraSettings | None = None,
+        decoded: Decoded | None = None,
     ) -> None:
         self.header = read_header(data, format_name)
-        super().__init__(self.header.width, self.header.height)
+        self._camera = camera or CameraSettings()
+        self._upright = self._camera.orientation == "exif" and self.header.turned > 1
+        sides = (self.header.width, self.header.height)
+        super().__init__(*(sides[::-1] if self._upright and self.header.turned > 4 else sides))
         self._data = data
         self._format = format_name
-        self._mono16 = mono16 or Mono16Range()
-        self._decoded = decoded or _Decoded()
+        self._decoded = decoded or Decoded()
 
     @property
     def nbytes(self) -> int:
@@ -217,12 +239,16 @@ class CompressedFrame(frames.Frame):
         depth = cv2.IMREAD_ANYDEPTH if self.header.bits == 16 else 0
         flags = _GREY_FLAGS if self.header.channels < 3 else _COLOUR_FLAGS
         # A camera's picture is as it was taken: an orientation for viewers would turn it.
-        return flags[factor] | depth | cv2.IMREAD_IGNORE_ORIENTATION
+        stored = 0 if self._upright else cv2.IMREAD_IGNORE_ORIENTATION
+        return flags[factor] | depth | stored
 
     def _frame_over(self, pixels: np.ndarray) -> frames.Frame:
         if pixels.dtype == np.uint16:
-            low, high = self._mono16.black, self._mono16.white
+            low, high = self._camera.black, self._camera.white
             if pixels.ndim == 2:
+                pattern = self._pattern()
+                if pattern:
+                    return frames.Bayer16Frame(pixels, pattern, low, high)
                 return frames.Mono16Frame(pixels, low, high)
             scale = 255.0 / (high - low)
             pixels = cv2.convertScaleAbs(np.maximum(pixels, low) - np.uint16(low), alpha=scale)
@@ -235,21 +261,11 @@ class CompressedFrame(frames.Frame):
 
     def _pattern(self) -> str:
         """The colour mosaic that the grey values lie under, or empty."""
+        if self.header.channels != 1 or self._upright:
+            return ""
         name = self._format.split(";")[0].strip()
-        pattern = name[len("bayer_") : -1]
-        if self.header.channels == 1 and name.startswith("bayer_") and name.endswith("8"):
+        bits = str(self.header.bits)
+        if name.startswith("bayer_") and name.endswith(bits):
+            pattern = name[len("bayer_") : -len(bits)]
             return pattern if pattern in frames.BAYER_PATTERNS else ""
-        return ""
-
-
-class CompressedDecoder:
-    """Turns compressed image messages into frames. `mono16` is the range of 16-bit PNGs."""
-
-    def __init__(self, mono16: Mono16Range | None = None) -> None:
-        self._mono16 = mono16
-        self._decoded = _Decoded()
-
-    def decode(self, message: CompressedImage) -> CompressedFrame:
-        """A frame over the data of `message`, or UnusableImageError. No pixel is decoded yet."""
-        data: Any = message.data
-        return CompressedFrame(bytes(data), message.format, self._mono16, self._decoded)
+        return self._camera.bayer if self.header.bits == 8 else ""

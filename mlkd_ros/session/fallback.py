@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlkd_ros.node.targets import DesignationError, TargetSet
+from mlkd_ros.session.targets import DesignationError, TargetSet
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker
 
 __all__ = ["CpuFallback"]

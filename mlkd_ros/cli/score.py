@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlkd_ros.files import printable, replacing, unused
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the ``score`` command."""
@@ -34,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
         "latency in the status (default: the first where stamps and recorder share a clock)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.set_defaults(run_command=run)
 
 
@@ -41,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; what the bag lacks is said on standard error."""
     from mlkd_ros.evaluation.streaming import score_bag
 
+    if arguments.json is not None:
+        unused(arguments.json, arguments.force)
     scores = score_bag(
         arguments.bag,
         image=arguments.image,
@@ -51,8 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
         published=arguments.published,
     )
     for note in scores.notes:
-        print(f"mlkd score: {arguments.bag}: {note}", file=sys.stderr)
+        print(f"mlkd score: {printable(arguments.bag)}: {note}", file=sys.stderr)
     print("\n".join(scores.lines()))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(scores.as_json(), indent=1) + "\n", encoding="utf-8")
+        with replacing(arguments.json, "w") as file:
+            file.write(json.dumps(scores.as_json(), indent=1) + "\n")
     return 0

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..data.cache import PairCache
-    from .config import TrainingConfig
-    from .teacher import Teacher
-    from .trainer import Objective, Trainer
+    from ..distillation.config import TrainingConfig
+    from ..distillation.teacher import Teacher
+    from ..distillation.trainer import Objective, Trainer
 
 FIRST_FLIGHT_SEED = 100
 CRL_KINDS = ("l2", "spatial", "threshold", "none")
@@ -156,9 +156,9 @@ def open_or_build_flights(count: int, folder: Path) -> PairCache:
 
 def run_enhancer(arguments: argparse.Namespace) -> int:
     """Train the enhancer and write ``RUN/enhancer.safetensors``."""
+    from ..distillation.config import EnhancerConfig, load_config
+    from ..distillation.enhancer_training import train_enhancer
     from ..tracking.engine import resolve_device
-    from .config import EnhancerConfig, load_config
-    from .enhancer_training import train_enhancer
 
     config = load_config(arguments.config, arguments.overrides, EnhancerConfig)
     path = train_enhancer(
@@ -171,8 +171,8 @@ def run_enhancer(arguments: argparse.Namespace) -> int:
 
 def run_teacher(arguments: argparse.Namespace) -> int:
     """Train a daytime tracker and write ``RUN/student.safetensors``."""
-    from .enhancer import load_enhancer
-    from .objectives import Supervised
+    from ..distillation.enhancer import load_enhancer
+    from ..distillation.objectives import Supervised
 
     config = _config(arguments)
     enhancer = load_enhancer(arguments.enhancer) if arguments.enhancer else None
@@ -183,7 +183,7 @@ def run_teacher(arguments: argparse.Namespace) -> int:
 
 def run_student(arguments: argparse.Namespace) -> int:
     """Train one student and write ``RUN/student.safetensors``."""
-    from .objectives import Supervised, single_student
+    from ..distillation.objectives import Supervised, single_student
 
     config = _config(arguments)
     if arguments.crl and not arguments.teacher:
@@ -200,7 +200,7 @@ def run_student(arguments: argparse.Namespace) -> int:
 
 def run_room(arguments: argparse.Namespace) -> int:
     """Train a room of students and write ``RUN/student_<kind>.safetensors`` of each."""
-    from .objectives import Room
+    from ..distillation.objectives import Room
 
     config = _config(arguments)
     settings = config.distillation
@@ -212,7 +212,7 @@ def run_room(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> TrainingConfig:
     import torch
 
-    from .config import load_config
+    from ..distillation.config import load_config
 
     config: TrainingConfig = load_config(arguments.config, arguments.overrides)
     torch.manual_seed(config.seed)
@@ -223,7 +223,7 @@ def _students(
     config: TrainingConfig, starts: Sequence[Path], count: int
 ) -> tuple[list[nn.Module], list[str]]:
     """Students and where each comes from; the same random weights for none of them."""
-    from .student import start_student
+    from ..distillation.student import start_student
 
     if len(starts) not in (0, 1, count):
         raise ValueError(f"--start needs one file, or one for each of {count} students")
@@ -233,7 +233,7 @@ def _students(
 
 
 def _teacher(arguments: argparse.Namespace, config: TrainingConfig) -> Teacher:
-    from .teacher import load_teacher
+    from ..distillation.teacher import load_teacher
 
     return load_teacher(arguments.teacher, arguments.enhancer, config.distillation.teacher_input)
 
@@ -260,10 +260,16 @@ def _train(
     """Run the trainer, then write every student's averaged weights."""
     import torch
 
+    from ..distillation.distributed import (
+        end_processes,
+        local_device,
+        rank,
+        start_processes,
+        wait_for_all,
+    )
+    from ..distillation.export import check_exporter
+    from ..distillation.trainer import Trainer
     from ..tracking.engine import resolve_device
-    from .distributed import end_processes, local_device, rank, start_processes, wait_for_all
-    from .export import check_exporter
-    from .trainer import Trainer
 
     check_exporter()
     device = local_device(resolve_device(arguments.device))
@@ -285,7 +291,7 @@ def _write_students(
 ) -> None:
     import torch
 
-    from .student import write_student
+    from ..distillation.student import write_student
 
     config = trainer.config
     for number, name in enumerate(trainer.objective.names):

@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import replacing, unused
+
 if TYPE_CHECKING:
     from ..tracking.checkpoint import Checkpoint
 
@@ -32,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "newly made graphs inside",
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument(
         "--data", type=Path,
         help="video, folder of images or bag whose crops are compared (default: rendered flights)",
@@ -44,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, compare, write. ValueError when the boxes differ."""
     from dataclasses import replace
 
+    from ..distillation.export import check_exporter, export_onnx
+    from ..distillation.parity import mean_agreement
+    from ..distillation.student import student_from_checkpoint
     from ..tracking.checkpoint import load_checkpoint
     from ..tracking.engine import EngineError, create_engine
-    from .export import check_exporter, export_onnx
-    from .parity import mean_agreement
-    from .student import student_from_checkpoint
 
     if arguments.crops < 1:
         raise ValueError(f"--crops must be at least 1, not {arguments.crops}")
@@ -67,22 +70,26 @@ def run(arguments: argparse.Namespace) -> int:
     if not min(agreement.values()) >= LEAST_AGREEMENT:
         raise ValueError(f"{verdict}, below {LEAST_AGREEMENT}: nothing written")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    _write(exported, arguments.format, arguments.output, arguments.checkpoint.name)
+    _write(exported, arguments)
     print(f"{verdict}\nwritten to {arguments.output}")
     return 0
 
 
-def _write(exported: Checkpoint, kind: str, folder: Path, name: str) -> None:
+def _write(exported: Checkpoint, arguments: argparse.Namespace) -> None:
+    kind, folder = arguments.format, arguments.output
     if kind == "checkpoint":
         from ..tracking.checkpoint import save_checkpoint
 
-        save_checkpoint(exported, folder / name)
+        save_checkpoint(exported, unused(folder / arguments.checkpoint.name, arguments.force))
         return
+    suffix = ".onnx" if kind == "onnx" else ".xml"
+    paths = {name: unused(folder / f"{name}{suffix}", arguments.force) for name in exported.graphs}
     for graph, content in exported.graphs.items():
         if kind == "onnx":
-            (folder / f"{graph}.onnx").write_bytes(content)
+            with replacing(paths[graph]) as file:
+                file.write(content)
         else:
             import openvino
 
             model = openvino.Core().read_model(content)
-            openvino.save_model(model, folder / f"{graph}.xml", compress_to_fp16=False)
+            openvino.save_model(model, paths[graph], compress_to_fp16=False)

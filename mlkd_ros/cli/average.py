@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlkd_ros.files import unused
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``average`` to the ``mlkd`` command."""
@@ -25,15 +27,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="of each, normalised to a sum of 1 (default: all alike)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.set_defaults(run_command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from .export import check_exporter
-    from .student import average_files
+    from ..distillation.export import check_exporter
+    from ..distillation.student import average_files
 
     check_exporter()
+    unused(arguments.output, arguments.force)
     average_files(arguments.students, arguments.output, arguments.weights)
     print(f"wrote {arguments.output}")
     return 0
