@@ -92,7 +92,8 @@ class TrainingConfig:
     schedule, final_rate: ``cosine`` or ``log`` decay, and the share of the peak rate at the end.
     freeze_batch_norm: keep the running statistics of the start (batches here are small and of
         mixed light).
-    mixed_precision: half precision where the device is a GPU; a CPU trains in float32.
+    mixed_precision: half precision where the device is a GPU, or a CPU with AMX, whose bfloat16
+        is faster; other CPUs train in float32.
     ema: decay of the averaged weights, which are what is evaluated and shipped.
     regression_weight: of the regression loss (1.2 in arXiv 2312.07884).
     gradient_clip: largest norm of a step's gradient, of each student.

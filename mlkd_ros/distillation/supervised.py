@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The heads' own losses against ground truth, and their maps in one form for distillation.
 
-Two kinds of head: anchor-free (``coder = "point"``; SiamBAN, arXiv 2003.06761, section 3.3) and RPN
-(``coder = "anchor"``; SiamRPN, Li et al. 2018, section 3.2). ``K`` candidates a cell (1 for the
-first), ``S x S`` cells.
+Three kinds of head: anchor-free (``coder = "point"``; SiamBAN, arXiv 2003.06761, section 3.3), RPN
+(``coder = "anchor"``; SiamRPN, Li et al. 2018, section 3.2) and centre (``coder = "centre"``, see
+``centre_head``). ``K`` candidates a cell (1 but for RPN), ``S x S`` cells.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own 
 
 from ..tracking.geometry import AnchorCoder
 from ..tracking.network import StudentOutput
+from .centre_head import box_loss, centre_boxes, centre_targets, focal_loss
 from .losses import mean_where
 
 IGNORE = -1
@@ -164,20 +165,24 @@ def foreground_map(output: StudentOutput) -> Tensor:
 class Head:
     """What a network's regression maps mean; networks with equal heads speak one language.
 
-    coder: ``point`` or ``anchor``. stride: of the cells, search pixels. ratios, scale: of the
-    anchors. The number of cells follows from the size of the search patch.
+    coder: ``point``, ``anchor`` or ``centre``. stride: of the cells, search pixels. ratios, scale:
+    of the anchors. whole: side in search pixels of which a centre head's sizes are parts. The
+    number of cells follows from the size of the search patch.
     """
 
     coder: str
     stride: int
     ratios: tuple[float, ...] = ()
     scale: float = 0.0
+    whole: int = 0
 
     @classmethod
     def of(cls, student: Any) -> Head:
         """The head of a network of ``tracking.network``."""
         if student.coder == "point":
             return cls("point", student.stride)
+        if student.coder == "centre":
+            return cls("centre", student.stride, whole=student.search_size)
         return cls("anchor", student.stride, tuple(student.anchor_ratios), student.anchor_scale)
 
     def anchors(self, cells: int, size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -196,6 +201,14 @@ class Head:
             points = cell_points(cells, self.stride, size, device)
             targets = point_targets(batch["box"], batch["positive"], points)
             labels, reg = targets.labels[:, None], regression_loss(regression, targets)
+        elif self.coder == "centre":
+            centre = centre_targets(batch["box"], batch["positive"], cells, self.stride)
+            found = centre_boxes(regression, self.stride, self.whole)
+            return HeadLosses(
+                focal_loss(logits[:, :, 0], centre),
+                box_loss(found, batch["box"], centre, self.whole),
+                centre.labels[:, None],
+            )
         else:
             anchors = self.anchors(cells, size, device)
             aims = anchor_targets(batch["box"], batch["positive"], anchors)
@@ -212,6 +225,8 @@ class Head:
             y, x = torch.meshgrid(points, points, indexing="ij")
             left, top, right, bottom = regression.unbind(1)
             return torch.stack((x - left, y - top, x + right, y + bottom), 1)[:, None]
+        if self.coder == "centre":
+            return centre_boxes(regression, self.stride, self.whole)[:, None]
         ax, ay, aw, ah = self.anchors(cells, size, regression.device)
         dx, dy, dw, dh = regression.reshape(len(regression), 4, -1, cells, cells).unbind(1)
         # A student at its start may ask for boxes of any size; e^4 is beyond every patch.
