@@ -79,8 +79,13 @@ def write_student(
     student: nn.Module, architecture: str, path: Path, provenance: dict[str, Any],
     settings: TrackerSettings | None = None,
 ) -> None:  # fmt: skip
-    """Export a trained student and write it with its settings as one checkpoint."""
+    """Export a trained student and write it with its settings as one checkpoint. A student with
+    ``half_weights`` is rounded to half precision.
+    """
     student = copy.deepcopy(student).cpu().float().eval()
+    if getattr(student, "half_weights", False):
+        # Rounded before all else, so that network and graphs are one student.
+        student = student.half().float()
     weights = {
         name: value.numpy().copy() for name, value in student.state_dict().items()
         if not name.endswith("num_batches_tracked")
