@@ -35,12 +35,12 @@ def student_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
 
 def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
     """A tracker's network in eval mode and its architecture, of a student checkpoint, of a
-    published ``nanotrackv3.pth``, or of LightFC's graphs, of which ``path`` is one.
+    published ``nanotrackv3.pth``, or of the folder of LightFC's published graphs, or one of them.
     """
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
         return student_from_checkpoint(checkpoint), checkpoint.architecture
-    if path.suffix == ".onnx":
+    if path.is_dir() or path.suffix == ".onnx":
         return load_lightfc(path), "lightfc_s16"
     return load_nanotrack_v3(path), "mobile_s16"
 
@@ -48,9 +48,9 @@ def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
 def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str]:
     """A student to train, and a sentence on where its weights come from.
 
-    ``start`` is a published ``nanotrackv3.pth`` or, for a mobilenetv2_s8, a MobileNetV2 classifier,
-    for a lightfc_s16 one of LightFC's graphs (``.onnx``), a student checkpoint
-    (``.safetensors``), or None for random weights.
+    ``start`` is a published ``nanotrackv3.pth``, or for a lightfc_s16 LightFC's published graphs,
+    or for a mobilenetv2_s8 a MobileNetV2 classifier, a student checkpoint (``.safetensors``), or
+    None for random weights.
     CheckpointError or ValueError names a file of another architecture.
     """
     if start is None:
@@ -65,8 +65,8 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     if architecture == "mobilenetv2_s8":
         return load_mobilenet_v2(start), f"ImageNet backbone ({start.name}), its head random"
     if architecture == "lightfc_s16":
-        if start.suffix != ".onnx":
-            raise ValueError(f"{start}: LightFC's graphs (.onnx) start a lightfc_s16")
+        if not start.is_dir() and start.suffix != ".onnx":
+            raise ValueError(f"{start}: LightFC's published graphs (.onnx) start a lightfc_s16")
         return load_lightfc(start), "LightFC (LiYunfengLYF/LightFC, MIT)"
     if architecture != "mobile_s16":
         raise ValueError(

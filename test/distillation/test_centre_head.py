@@ -5,47 +5,42 @@ import numpy as np
 import pytest
 import torch
 
-from mlkd_ros.distillation.centre_head import bump_radius, centre_targets, focal_loss
-from mlkd_ros.distillation.supervised import Head
+from mlkd_ros.distillation.supervised import (
+    Head,
+    LossRules,
+    centre_heat,
+    centre_targets,
+    heat_loss,
+)
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.network import StudentOutput, build_student
 
-HEAD = Head("centre", 16, whole=256)
+HEAD = Head("centre", 16, rules=LossRules("giou", 0.5))
+POINTS = HEAD.points(16, 256)
 
 
 def batch(boxes, positive):
     return {
         "box": torch.tensor(boxes),
         "positive": torch.tensor(positive),
-        "search": torch.zeros(len(boxes), 3, 255, 255),
+        "search": torch.zeros(len(boxes), 3, 256, 256),
     }
 
 
 def test_the_head_of_the_network_is_a_centre_head():
-    assert Head.of(build_student("lightfc_s16")) == HEAD
+    assert Head.of(build_student("lightfc_s16"), HEAD.rules) == HEAD
 
 
 def test_one_cell_holds_the_centre():
     boxes = torch.tensor([[20.0, 30.0, 60.0, 50.0], [0.0, 0.0, 250.0, 250.0], [1.0, 1.0, 9.0, 9.0]])
-    targets = centre_targets(boxes, torch.tensor([True, True, False]), 16, 16)
-    assert targets.labels.sum((1, 2)).tolist() == [1, 1, 0]
-    assert targets.labels[0, 2, 2] == 1 and targets.labels[1, 7, 7] == 1
+    positive = torch.tensor([True, True, False])
+    labels = centre_targets(boxes, positive, POINTS).labels
+    assert (labels == 1).sum((1, 2)).tolist() == [1, 1, 0]
+    assert labels[0, 2, 2] == 1 and labels[1, 7, 7] == 1
+    heat = centre_heat(boxes, positive, POINTS)
     # A large target has a wide bump, a small one none, an absent one nothing at all.
-    assert targets.heat[1, 7, 8] > 0.1 and targets.heat[0, 2, 3] < 0.05
-    assert targets.heat[2].max() == 0
-
-
-def test_a_box_moved_by_the_radius_still_overlaps():
-    w, h = torch.tensor([14.0, 9.0]), torch.tensor([14.0, 20.0])
-    radius = bump_radius(w, h)
-    assert (radius >= 1).all()
-    # The worst of the three cases: both corners moved inwards, outwards, or the same way.
-    for moved in (
-        (w - radius) * (h - radius) / (2 * w * h - (w - radius) * (h - radius)),
-        (w - 2 * radius) * (h - 2 * radius) / (w * h),
-        w * h / ((w + 2 * radius) * (h + 2 * radius)),
-    ):
-        assert (moved >= 0.7).all()
+    assert heat[1, 7, 8] > 0.5 and heat[0, 2, 3] < 0.05
+    assert heat[2].max() == 0
 
 
 def output(box, score=6.0, cells=16):
@@ -87,7 +82,7 @@ def test_boxes_are_those_of_the_coder_that_flies():
 
 
 def test_gradients_of_extreme_maps_are_finite():
-    logits = torch.tensor([80.0, -80.0]).repeat(1, 2, 8, 4).reshape(1, 2, 8, 8).requires_grad_()
-    targets = centre_targets(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), torch.tensor([True]), 8, 16)
-    focal_loss(logits, targets).sum().backward()
+    logits = torch.tensor([80.0, -80.0]).repeat(1, 2, 16, 8).requires_grad_()
+    heat = centre_heat(torch.tensor([[0.0, 0.0, 64.0, 64.0]]), torch.tensor([True]), POINTS)
+    heat_loss(logits, heat).sum().backward()
     assert torch.isfinite(logits.grad).all()

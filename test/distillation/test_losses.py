@@ -312,13 +312,15 @@ def test_election_differs_from_sample_to_sample_and_batch_election_does_not():
 def test_resampling_keeps_places():
     """A ramp over the search patch reads the same at the cells of any grid."""
 
+    def axis(cells, stride):
+        return (torch.arange(cells) - cells // 2) * float(stride)
+
     def ramp(cells, stride):
-        place = (torch.arange(cells) - cells // 2) * float(stride)
-        return place.expand(1, 1, cells, cells).contiguous()
+        return axis(cells, stride).expand(1, 1, cells, cells).contiguous()
 
     for cells, stride in ((15, 16), (17, 8), (29, 8), (16, 16)):
         to_cells, to_stride = 13, 8
-        ours = L.resample(ramp(cells, stride), stride, to_cells, to_stride)
+        ours = L.resample(ramp(cells, stride), axis(cells, stride), axis(to_cells, to_stride))
         assert torch.allclose(ours, ramp(to_cells, to_stride), atol=1e-3)
     same = ramp(15, 16)
-    assert L.resample(same, 16, 15, 16) is same
+    assert L.resample(same, axis(15, 16), axis(15, 16)) is same

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coded windows of a pair cache: every window again, as a dark stream behind a camera's
+denoising and H.264 shows it. Made once, offline, for a codec needs its frames in order.
+
+The windows of an object, frame after frame, are one stream; a still becomes a short one by panning
+over it. A window of a small object is enlarged: the stream runs at the pixels of its source image.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from mlkd_ros.data.cache import CODED_FILE, PairCache
+from mlkd_ros.data.codec import processed, sample_processing
+from mlkd_ros.data.lowlight import capture, sample_conditions, sample_high_gain
+
+#: Frames of the stream that a still becomes; the last one is the still itself.
+STILL_FRAMES = 3
+#: Largest pan of a still, pixels of the stream a frame.
+STILL_PAN = 3.0
+#: Smallest side of a stream, pixels.
+MIN_SIDE = 96
+
+
+def add_coded_windows(cache: PairCache, seed: int = 0, *, progress: bool = False) -> PairCache:
+    """Write the coded windows of ``cache`` beside its windows, unless they are there, and open it.
+
+    Light, noise, camera and bit rate are drawn for each object; they depend on ``seed`` and names
+    only. ImportError without PyAV.
+    """
+    if cache.coded is not None:
+        return cache
+    path = cache.folder / CODED_FILE
+    partial = path.with_name(path.name + ".partial")
+    coded = np.memmap(partial, np.uint8, "w+", shape=cache.windows.shape)
+    for rows in _shown(list(_tracks(cache)), progress):
+        for row, window in zip(rows, _stream(cache, rows, seed), strict=True):
+            coded[row] = window
+    coded.flush()
+    del coded
+    os.replace(partial, path)
+    return PairCache.open(cache.folder)
+
+
+def _shown(tracks: list[np.ndarray], progress: bool) -> Iterator[np.ndarray]:
+    if not progress:
+        return iter(tracks)
+    from tqdm import tqdm
+
+    return iter(tqdm(tracks, desc="coded windows", unit="object"))
+
+
+def _tracks(cache: PairCache) -> Iterator[np.ndarray]:
+    """Rows of each object in the order of their frames."""
+    order = np.lexsort((cache.frame, cache.object, cache.sequence))
+    keys = np.stack([cache.sequence, cache.object])[:, order]
+    starts = np.flatnonzero(np.r_[True, (np.diff(keys, axis=1) != 0).any(axis=0)])
+    yield from np.split(order, starts[1:])
+
+
+def _stream(cache: PairCache, rows: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """The windows of one object as they come out of the camera, one for each row."""
+    first = int(rows[0])
+    name = cache.names[cache.sequence[first]]
+    key = zlib.crc32(f"{name}/{cache.object[first]}".encode())
+    rng = np.random.default_rng((seed, key))
+    night = cache.night[cache.sequence[first]]
+    light = sample_high_gain(rng) if rng.random() < 0.5 else sample_conditions(rng)
+    if night:
+        light = replace(
+            light, exposure=1.0 / light.gain, lamp_colour=(1.0, 1.0, 1.0), vignette=0.0, pools=()
+        )
+    light = replace(light, jpeg_quality=None)
+    camera = sample_processing(rng, coded=True)
+    # One size for the stream: that of the object's median window in its source.
+    native = cache.settings.context * float(np.median(cache.context[rows]))
+    side = int(np.clip(round(native), MIN_SIDE, cache.settings.side)) // 2 * 2
+    still = cache.still[cache.sequence[first]]
+    frames = _pan(cache.windows[first], side, rng) if still else _reduced(cache, rows, side)
+    shown = list(processed((capture(frame, light, rng) for frame in frames), camera))
+    for window in shown[-1:] if still else shown:
+        yield _resized(window, cache.settings.side)
+
+
+def _reduced(cache: PairCache, rows: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    return (_resized(cache.windows[row], side) for row in rows)
+
+
+def _resized(window: np.ndarray, side: int) -> np.ndarray:
+    if window.shape[0] == side:
+        return window
+    how = cv2.INTER_AREA if window.shape[0] > side else cv2.INTER_LINEAR
+    return cv2.resize(window, (side, side), interpolation=how)
+
+
+def _pan(window: np.ndarray, side: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """A still as a stream whose last frame is the still."""
+    picture = _resized(window, side)
+    step = rng.uniform(-STILL_PAN, STILL_PAN, 2)
+    for left in reversed(range(STILL_FRAMES)):
+        shift = np.array([[1, 0, step[0] * left], [0, 1, step[1] * left]])
+        yield cv2.warpAffine(picture, shift, (side, side), borderMode=cv2.BORDER_REPLICATE)
