@@ -33,7 +33,7 @@ from mlkd_ros.node.compressed import CompressedFrame
 from mlkd_ros.simulation.encode import encode
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
 from mlkd_ros.tracking.engine import MapEngine, Region
-from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
+from mlkd_ros.tracking.geometry import CropWindow, crop
 from mlkd_ros.tracking.motion import CameraMotion
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
@@ -269,7 +269,7 @@ def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
     settings, box = tracker.settings, scene.boxes(0)[0]
     encoded = [encode(image, "bgr8") for image in scene.images]
     frames = [_decoded(encoded, "bgr8", scene, step) for step in range(4)]
-    side = context_side(box[2], box[3], settings.context_amount)
+    side = engine.shape.context_side(box[2], box[3], settings.context_amount)
     cx, cy = box[0] + box[2] / 2, box[1] + box[3] / 2
     exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
     template = engine.template(crop(frames[0], exemplar)[None])

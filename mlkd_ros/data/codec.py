@@ -160,9 +160,7 @@ def _denoised(frames: Iterable[np.ndarray], camera: CameraProcessing) -> Iterato
         yield develop(picture, camera)
 
 
-def _temporal(
-    picture: np.ndarray, past: np.ndarray | None, camera: CameraProcessing
-) -> np.ndarray:
+def _temporal(picture: np.ndarray, past: np.ndarray | None, camera: CameraProcessing) -> np.ndarray:
     """Mix with the past where the locally averaged difference looks like noise."""
     if past is None:
         return picture

@@ -446,9 +446,7 @@ class _Table:
         used = draws[cache.sequence] > 0
         group_of_row = np.array(cache.groups)[cache.sequence]
         self.groups = {
-            str(name): _Group(
-                np.flatnonzero((group_of_row == name) & used), cache.sequence, draws
-            )
+            str(name): _Group(np.flatnonzero((group_of_row == name) & used), cache.sequence, draws)
             for name in np.unique(group_of_row[used])
         }
         self._frame = cache.frame
@@ -471,9 +469,7 @@ class _Table:
         return int(track[rng.integers(low, high)])
 
 
-def _warped(
-    window: np.ndarray, matrix: np.ndarray, side: int, fill: Sequence[float]
-) -> np.ndarray:
+def _warped(window: np.ndarray, matrix: np.ndarray, side: int, fill: Sequence[float]) -> np.ndarray:
     return cv2.warpAffine(
         window,
         matrix,

@@ -109,6 +109,8 @@ class TrainingConfig:
         mixed light).
     mixed_precision: half precision where the device is a GPU; on a CPU with bfloat16 in hardware
         only the teachers are run in it, for the gradients of depth-wise convolutions are slower.
+    half_on_cpu: there train the students in it as well: faster where dense convolutions prevail, as
+        in a lightfc_s16.
     ema: decay of the averaged weights, which are what is evaluated and shipped.
     regression_weight: of the regression loss (1.2 in arXiv 2312.07884).
     gradient_clip: largest norm of a step's gradient, of each student.
@@ -137,6 +139,7 @@ class TrainingConfig:
     final_rate: float = 0.02
     freeze_batch_norm: bool = True
     mixed_precision: bool = True
+    half_on_cpu: bool = False
     ema: float = 0.998
     regression_weight: float = 1.2
     gradient_clip: float = 10.0

@@ -18,7 +18,7 @@ from ..data.sequences import Sequence
 from ..evaluation.metrics import Scores, average, score
 from ..evaluation.one_pass import DAY, run_one_pass
 from ..tracking.checkpoint import CheckpointError, load_checkpoint
-from ..tracking.geometry import Box, context_side, iou
+from ..tracking.geometry import Box, iou
 from ..tracking.settings import PresenceSettings, TrackerSettings
 from ..tracking.tracker import Tracker, load_tracker
 from .calibration import Reliability, cross_validated, fit_platt, reliability
@@ -195,7 +195,7 @@ class _Probe:
         start = np.array([box[1] + box[3] / 2, box[0] + box[2] / 2])
         now = np.array([truth[1] + truth[3] / 2, truth[0] + truth[2] / 2])
         shape, context = self._tracker.shape, self._tracker.settings.context_amount
-        side = context_side(box[2], box[3], context) * shape.search_size / shape.template_size
+        side = shape.context_side(box[2], box[3], context, shape.search_size)
         clear = (side + np.array([truth[3], truth[2]])) / 2
         for _ in range(20):
             shift = np.array([self._rng.integers(size[0]), self._rng.integers(size[1])])

@@ -65,6 +65,8 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     if architecture == "mobilenetv2_s8":
         return load_mobilenet_v2(start), f"ImageNet backbone ({start.name}), its head random"
     if architecture == "lightfc_s16":
+        if not start.is_dir() and start.suffix != ".onnx":
+            raise ValueError(f"{start}: LightFC's published graphs (.onnx) start a lightfc_s16")
         return load_lightfc(start), "LightFC (LiYunfengLYF/LightFC, MIT)"
     if architecture != "mobile_s16":
         raise ValueError(
@@ -77,8 +79,13 @@ def write_student(
     student: nn.Module, architecture: str, path: Path, provenance: dict[str, Any],
     settings: TrackerSettings | None = None,
 ) -> None:  # fmt: skip
-    """Export a trained student and write it with its settings as one checkpoint."""
+    """Export a trained student and write it with its settings as one checkpoint. A student with
+    ``half_weights`` is rounded to half precision.
+    """
     student = copy.deepcopy(student).cpu().float().eval()
+    if getattr(student, "half_weights", False):
+        # Rounded before all else, so that network and graphs are one student.
+        student = student.half().float()
     weights = {
         name: value.numpy().copy() for name, value in student.state_dict().items()
         if not name.endswith("num_batches_tracked")

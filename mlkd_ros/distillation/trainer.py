@@ -197,8 +197,11 @@ class Trainer:
 
     def _half_precision(self) -> tuple[torch.dtype | None, bool]:
         """The half type of the device, if wanted, and whether it needs scaled gradients."""
-        if self.device.type != "cuda" or not self.config.mixed_precision:
+        if not self.config.mixed_precision:
             return None, False
+        if self.device.type == "cpu":
+            half = self.config.half_on_cpu and has_fast_bfloat16()
+            return (torch.bfloat16 if half else None), False
         if torch.cuda.is_bf16_supported():
             return torch.bfloat16, False
         return torch.float16, True
@@ -311,7 +314,7 @@ class Trainer:
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._half is None:
             return contextlib.nullcontext()
-        return torch.autocast("cuda", self._half)
+        return torch.autocast(self.device.type, self._half)
 
     def _clip(self, figures: dict[str, Tensor]) -> None:
         """Clip every student's gradient by itself: the room must not tie their step sizes."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .geometry import AnchorCoder, PointCoder
+from .geometry import AnchorCoder, CentreCoder, PointCoder, context_side
 
 #: Candidates with a longer side, in patch pixels, are as good as infinite: keeps half precision
 #: from producing infinities and, out of those, NaN.
@@ -26,7 +26,9 @@ class StudentShape:
     """Sizes of an architecture that post-processing needs, known without importing PyTorch.
 
     near_size: side of the smaller search region, of the same scale, 0 for none; smaller than
-    ``search_size`` by an even number of strides, so that both have a cell in their middle.
+    ``search_size`` by an even number of strides, so that the cells of both are in the same places.
+    head: ``point``, ``anchor`` or ``centre``, whose maps ``PointCoder``, ``AnchorCoder`` and
+    ``CentreCoder`` decode. context: the rule of ``geometry.context_side`` for what is cut out.
     """
 
     template_size: int
@@ -36,6 +38,8 @@ class StudentShape:
     anchor_ratios: tuple[float, ...] = ()
     anchor_scale: float = 0.0
     near_size: int = 0
+    head: str = "point"
+    context: str = "margin"
 
     @property
     def search_sizes(self) -> tuple[int, ...]:
@@ -46,19 +50,41 @@ class StudentShape:
         """Cells along a side of a search region of ``size`` patch pixels."""
         return self.cells - (self.search_size - size) // self.stride
 
-    def coder(self, size: int) -> PointCoder | AnchorCoder:
+    def context_side(self, w: float, h: float, amount: float, size: int | None = None) -> float:
+        """Side in image pixels of a patch of ``size`` pixels, the template's by default, for a
+        target of width ``w`` and height ``h`` (``TrackerSettings.context_amount``).
+        """
+        side = context_side(w, h, amount, self.context)
+        return side if size is None else side * (size / self.template_size)
+
+    def coder(self, size: int) -> PointCoder | AnchorCoder | CentreCoder:
         """The decoder of the regression maps of a search region of ``size`` patch pixels."""
         cells = self.cells_of(size)
-        if self.anchor_ratios:
+        if self.head == "anchor":
             return AnchorCoder(cells, self.stride, size, self.anchor_ratios, self.anchor_scale)
+        if self.head == "centre":
+            return CentreCoder(cells, self.stride, self.search_size)
         return PointCoder(cells, self.stride, size)
+
+    def cosine(self, size: int) -> np.ndarray:
+        """The cosine window over the cells of a search region of ``size`` patch pixels, ``(S, S)``:
+        the middle of that of the largest region. A centre head's does not end with zeros.
+        """
+        cells = self.cells_of(size)
+        hanning = (
+            np.hanning(self.cells + 2)[1:-1] if self.head == "centre" else np.hanning(self.cells)
+        )
+        first = (self.cells - cells) // 2
+        middle = hanning[first : first + cells]
+        return np.outer(middle, middle)
 
 
 #: By architecture name; a test asserts agreement with the classes of ``network.ARCHITECTURES``.
 STUDENT_SHAPES = {
     "mobile_s16": StudentShape(127, 255, 15, 16, near_size=159),
-    "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0),
+    "alexnet_rpn": StudentShape(127, 287, 21, 8, (0.33, 0.5, 1.0, 2.0, 3.0), 8.0, head="anchor"),
     "mobilenetv2_s8": StudentShape(127, 255, 31, 8),
+    "lightfc_s16": StudentShape(128, 256, 16, 16, near_size=160, head="centre", context="area"),
 }
 
 
@@ -87,11 +113,9 @@ class Ranking:
         self._penalty_k = penalty_k
         self._firsts: dict[int, Any] = {}
         self._coder = shape.coder(size).converted(xp, convert)
-        cells = shape.cells_of(size)
-        first = (shape.cells - cells) // 2
-        hanning = np.hanning(shape.cells)[first : first + cells]
-        cosine = np.tile(np.outer(hanning, hanning).ravel(), max(1, len(shape.anchor_ratios)))
+        cosine = np.tile(shape.cosine(size).ravel(), max(1, len(shape.anchor_ratios)))
         self._cosine = convert(cosine.astype(np.float32))
+        self._weighs = shape.head == "centre"
 
     def best(self, logits: Any, regression: Any, prior: Any) -> Any:
         """The best candidate of each window, ``(N, 6)``: centre x, y, width and height in patch
@@ -108,12 +132,21 @@ class Ranking:
         w, h = w.clip(max=_LONGEST), h.clip(max=_LONGEST)
         penalty = self._penalty(w, h, prior[:, 0:1], prior[:, 1:2])
         influence = prior[:, 2:3]
-        ranking = penalty * scores * (1.0 - influence) + self._cosine * influence
+        ranking = self._ranking(penalty * scores, influence)
         best = ranking.argmax(1)
         # One flat index a window: the only form of picking that is quick in both.
         flat = best + self._first(count, ranking.shape[1])
         picked = [part.reshape(-1)[flat] for part in (x, y, w, h, scores, penalty)]
         return xp.stack(picked, 1)
+
+    def _ranking(self, scores: Any, influence: Any) -> Any:
+        """Scores under the cosine window. It is added to those of the SiamRPN family, and weighs
+        those of a centre head, whose scores are low where it is not sure (LightFC has an influence
+        of 1).
+        """
+        if self._weighs:
+            return scores * (1.0 - influence * (1.0 - self._cosine))
+        return scores * (1.0 - influence) + self._cosine * influence
 
     def _first(self, count: int, candidates: int) -> Any:
         """Flat index of each window's first candidate; made once, as constants of a graph must."""

@@ -22,7 +22,7 @@ from ..imaging.frame import Frame, as_frame
 from .candidates import StudentShape
 from .checkpoint import Checkpoint, load_checkpoint
 from .engine import Engine, Region, create_engine
-from .geometry import Box, CropWindow, check_box, context_side, crop
+from .geometry import Box, CropWindow, check_box, crop
 from .memory import TemplateMemory
 from .motion import CameraMotion, GroundTrack, Observation, Point
 from .presence import Presence, TrackState, calibrated_confidence
@@ -339,7 +339,7 @@ class Tracker:
 
     def _patch(self, frame: Frame, cx: float, cy: float, w: float, h: float) -> np.ndarray:
         """Template pixels of a box given by centre and size."""
-        side = context_side(w, h, self.settings.context_amount)
+        side = self._shape.context_side(w, h, self.settings.context_amount)
         return crop(frame, CropWindow.around(cx, cy, side, self._shape.template_size))
 
     def look(self, image: np.ndarray | Frame, box: Sequence[float]) -> tuple[Box, float]:
@@ -459,8 +459,7 @@ class Tracker:
         """Side in image pixels of a search window of ``size`` patch pixels, for a target of width
         ``w`` and height ``h``.
         """
-        ratio = size / self._shape.template_size
-        return context_side(w, h, self.settings.context_amount) * ratio
+        return self._shape.context_side(w, h, self.settings.context_amount, size)
 
     def _new_search(self, target: _Target) -> LostSearch:
         step = self._search_side(target.w, target.h, self._shape.search_size) / 2

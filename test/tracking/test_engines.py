@@ -65,7 +65,7 @@ def test_ranking_is_the_same_in_numpy_and_torch(architecture):
         rng.normal(0, 3, (5, n * anchors, shape.cells, shape.cells)).astype(np.float32)
         for n in (2, 4)
     ]
-    maps[1] = np.abs(maps[1]) * (20 if anchors == 1 else 0.1)
+    maps[1] = np.abs(maps[1]) * (20 if shape.head == "point" else 0.1)
     prior = np.array([[40, 30, 0.4]] * 4 + [[90, 10, 0.0]], np.float32)
     ours = Ranking(shape, 0.138).best(*maps, prior)
     theirs = Ranking(shape, 0.138, torch, torch.from_numpy).best(
@@ -112,6 +112,36 @@ def test_ranking_by_hand():
     assert Ranking(shape, 0.5).best(logits, regression, prior)[0, 5] == pytest.approx(np.exp(-0.5))
 
 
+def test_ranking_of_a_centre_head_by_hand():
+    """LightFC: scores weighed by a Hann window that does not end with zeros."""
+    shape = STUDENT_SHAPES["lightfc_s16"]
+    logits = np.full((1, 2, 16, 16), 0.0, np.float32)
+    logits[0, 1] = -9.0
+    logits[0, 1, 8, 8], logits[0, 1, 0, 3] = -1.0, 2.0  # row, column
+    regression = np.zeros((1, 4, 16, 16), np.float32)
+    regression[0, :2] = 0.25
+    regression[0, :, 8, 8] = 0.5, 0.125, 0.25, 0.75
+    regression[0, :, 0, 3] = 0.1, 0.2, 1.5, -0.5
+    for influence, expected in (
+        (1.0, (8.25 * 16, 8.75 * 16, 128, 32)),
+        (0.0, (4.5 * 16, -8, 25.6, 51.2)),
+    ):
+        prior = np.array([[60.0, 60.0, influence]], np.float32)
+        *box, score, penalty = Ranking(shape, 0.0).best(logits, regression, prior)[0]
+        assert box == pytest.approx(expected)
+        logit = -1.0 if influence else 2.0
+        assert (score, penalty) == pytest.approx((1 / (1 + np.exp(-logit)), 1.0), rel=1e-5)
+    assert shape.cosine(256)[0, 0] == pytest.approx(np.hanning(18)[1] ** 2)
+
+
+def test_the_centre_head_means_the_same_in_the_near_window():
+    """Sizes are parts of the whole search region in both."""
+    shape = STUDENT_SHAPES["lightfc_s16"]
+    regression = np.full((1, 4, 10, 10), 0.25, np.float32)
+    x, y, w, h = shape.coder(160).decode(regression)
+    assert (x[0, 0], y[0, 10], w[0, 0], h[0, 0]) == (4.0, 20.0, 64.0, 64.0)
+
+
 def test_extreme_maps_give_finite_candidates():
     shape = STUDENT_SHAPES["mobile_s16"]
     logits = np.full((1, 2, 15, 15), -1e4, np.float32)
@@ -135,7 +165,8 @@ def test_the_fused_student_is_the_same_function(architecture):
     fused = fuse(student)
     for size in STUDENT_SHAPES[architecture].search_sizes:
         with torch.no_grad():
-            patches = torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255
+            sides = student.template_size, size
+            patches = [torch.rand(2, 3, side, side) * 255 for side in sides]
             ours = fused.search(patches[1], *fused.template(patches[0]))
             reference = student(*patches)
         for a, b in zip((*ours[:2], *ours[2]), (*reference[:2], *reference[2]), strict=True):

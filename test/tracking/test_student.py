@@ -57,18 +57,19 @@ def test_shapes_known_to_the_tracker_are_those_of_the_network(architecture):
     anchors = max(1, len(shape.anchor_ratios))
     for size in shape.search_sizes:
         cells = shape.cells_of(size)
-        assert cells % 2 == 1  # one is in the middle
+        assert (shape.cells - cells) % 2 == 0  # the smaller window's are the middle ones
         with torch.no_grad():
-            output = student(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255)
+            output = student(*(torch.rand(2, 3, s, s) * 255 for s in (shape.template_size, size)))
         assert output.classification.shape == (2, 2 * anchors, cells, cells)
         assert output.regression.shape == (2, 4 * anchors, cells, cells)
         for part in shape.coder(size).decode(output.regression.numpy()):
             assert part.shape == (2, anchors * cells**2)
 
 
-def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees():
+@pytest.mark.parametrize("architecture", ["mobile_s16", "lightfc_s16"])
+def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees(architecture):
     """Cell for cell, away from the border and but for the means over the window."""
-    shape = STUDENT_SHAPES["mobile_s16"]
+    shape = STUDENT_SHAPES[architecture]
     near, whole = (shape.coder(size) for size in (shape.near_size, shape.search_size))
     corner = (shape.search_size - shape.near_size) / 2
     places = set(zip(whole.x.tolist(), whole.y.tolist(), strict=True))
@@ -80,7 +81,8 @@ def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees():
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_folding_batch_norms_changes_nothing(architecture):
     student = randomised(architecture)
-    patches = torch.rand(1, 3, 127, 127) * 255, torch.rand(1, 3, *[student.search_size] * 2) * 255
+    sides = student.template_size, student.search_size
+    patches = [torch.rand(1, 3, side, side) * 255 for side in sides]
     with torch.no_grad():
         before = student(*patches)
         after = fuse_batch_norm(student)(*patches)
@@ -95,7 +97,7 @@ def test_engines_agree(architecture, tmp_path):
     checkpoint = load_checkpoint(path)
     shape = STUDENT_SHAPES[architecture]
     rng = np.random.default_rng(1)
-    template = rng.integers(0, 255, (1, 127, 127, 3), np.uint8)
+    template = rng.integers(0, 255, (1, *[shape.template_size] * 2, 3), np.uint8)
     searches = [rng.integers(0, 255, (3, s, s, 3), np.uint8) for s in shape.search_sizes]
     outputs = []
     for name in ("onnxruntime", "torch"):
@@ -109,7 +111,8 @@ def test_engines_agree(architecture, tmp_path):
 
 def test_graphs_hold_no_operator_outside_the_default_domain():
     onnx = pytest.importorskip("onnx")
-    for graph in export_onnx(randomised("mobile_s16")).values():
+    graphs = [export_onnx(randomised(name)) for name in ("mobile_s16", "lightfc_s16")]
+    for graph in (graph for each in graphs for graph in each.values()):
         model = onnx.load_from_string(graph)
         assert {item.domain for item in model.opset_import} == {""}
         assert not {"If", "Loop", "NonZero"} & {node.op_type for node in model.graph.node}
