@@ -236,9 +236,9 @@ def test_a_teacher_of_a_centre_head_teaches_by_its_map_and_its_best_box():
     moved = objective._on_grid(0, view, output, batch)
     assert moved.sides.shape == (6, 1, 4, 15, 15) and moved.classification.shape == (6, 2, 15, 15)
     assert moved.regression_loss[:-1].max() < 1e-5  # its box is the true one
-    # (152, 104) lies half way between two cells of the students', in both directions.
+    # (152, 104) lies 7.5 pixels before a cell of the students' and 8.5 behind another.
     fg = moved.classification[0, 1]
-    assert fg[5, 8] == fg.max() and fg[0, 0] == pytest.approx(-5, abs=1e-4)
+    assert fg[6, 9] == fg.max() and fg[0, 0] == pytest.approx(-5, abs=1e-4)
     _, figures = objective.loss(batch)
     assert figures["kdr"] > 0
     both = room(toys(1), [Teacher([ToyStudent()], IdentityEnhancer()), centre], **WITHOUT_CRL)
