@@ -33,7 +33,8 @@ def add_coded_windows(cache: PairCache, seed: int = 0, *, progress: bool = False
     if cache.coded is not None:
         return cache
     path = cache.folder / CODED_FILE
-    partial = path.with_name(path.name + ".partial")
+    # A name of its own: two builders at once must not write into one file.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     coded = np.memmap(partial, np.uint8, "w+", shape=cache.windows.shape)
     tracks = [rows for rows in _tracks(cache) if not cache.still[cache.sequence[rows[0]]]]
     for rows in _shown(tracks, progress):
