@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few of everything")
     options = parser.parse_args()
     if options.quick:
-        options.pairs, options.count, options.seconds = 8, 20, 0.5
+        options.pairs, options.count, options.seconds = 4, 10, 0.5
     without_safetensors()
     from mlkd_ros.tracking.engine import resolve_device
 

@@ -12,26 +12,22 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 #: Refuses whatever a bare machine does not have.
 BARE = """
 import runpy, sys
-class Bare:
-    def find_spec(self, name, path=None, target=None):
-        missing = "safetensors yaml tqdm onnx onnxruntime rclpy sensor_msgs av".split()
-        if name.split(".")[0] in missing:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Bare())
+for missing in "safetensors yaml tqdm onnx onnxruntime rclpy sensor_msgs av".split():
+    sys.modules[missing] = None
 sys.path.insert(0, sys.argv[1])
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_prints_parity_updates_and_pairs_on_a_bare_machine():
+def test_prints_parity_and_updates_on_a_bare_machine():
     command = [sys.executable, "-c", BARE, str(BENCHMARKS), str(BENCHMARKS / "cuda.py")]
-    command += ["--device", "cpu", "--quick", "--training"]
+    command += ["--device", "cpu", "--quick"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=280, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for row in ("| student | 255 | ", "| student | 16 | ", "mobile_s16, one student, one teacher"):
+    for row in ("| student | 255 | ", "| student | 16 | "):
         assert row in done.stdout
     assert "as wanted" in done.stdout
