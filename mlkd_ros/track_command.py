@@ -43,7 +43,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (from 0)")
     parser.add_argument("--output", type=Path, metavar="MP4", help="annotated video to write")
     parser.add_argument("--csv", type=Path, help=f"table to write: {', '.join(CSV_COLUMNS)}")
-    parser.add_argument("--checkpoint", type=Path, help="student to use (default: the shipped one)")
+    parser.add_argument(
+        "--student", "--checkpoint", dest="student", default="auto", metavar="NAME",
+        help="fast, accurate, or a .safetensors file (default: accurate on CUDA, else fast)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument(
@@ -104,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.start < 0:
         raise ValueError(f"--start must be 0 or more, not {arguments.start}")
     with open_source(arguments.input, topic=arguments.topic, rate=arguments.rate) as source:
-        tracker = load_tracker(arguments.checkpoint, device=arguments.device)
+        tracker = load_tracker(arguments.student, device=arguments.device)
         summary = _track(source, tracker, arguments)
     print(summary.text(tracker.engine_name), file=sys.stderr)
     return 0

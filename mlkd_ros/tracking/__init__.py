@@ -4,7 +4,7 @@ code.
 """
 
 from .checkpoint import CheckpointError
-from .engine import EngineError
+from .engine import EngineError, choose_student
 from .geometry import BoxOutsideImageError, InvalidBoxError
 from .presence import TrackState
 from .settings import PresenceSettings, TrackerSettings
@@ -21,6 +21,7 @@ __all__ = [
     "TrackState",
     "Tracker",
     "TrackerSettings",
+    "choose_student",
     "load_tracker",
     "update_together",
 ]
