@@ -106,7 +106,7 @@ class PairCache:
         still: Whether each sequence is a still image.
         settings: How the cache was built.
         skipped: Number of annotations left out, by reason.
-        coded: uint8 ``(N, side, side, 3)``, memory-mapped, or None: the same windows of a dark
+        coded: uint8 ``(N, side, side, 3)``, memory-mapped, or None: the windows of videos in a dark
             stream behind a camera's denoising and H.264, see :mod:`mlkd_ros.data.coded`.
     """
 

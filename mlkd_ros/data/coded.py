@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The coded windows of a pair cache: every window again, as a dark stream behind a camera's
-denoising and H.264 shows it. Made once, offline, for a codec needs its frames in order.
+"""The coded windows of a pair cache: the windows of its videos again, as a dark stream behind a
+camera's denoising and H.264 shows them. Made once, offline, for a codec needs its frames in order.
 
-The windows of an object, frame after frame, are one stream; a still becomes a short one by panning
-over it. A window of a small object is enlarged: the stream runs at the pixels of its source image.
+The windows of an object, frame after frame, are one stream. A window of a small object is enlarged:
+the stream runs at the pixels of its source image. Stills are no stream and have none.
 """
 
 from __future__ import annotations
@@ -20,10 +20,6 @@ from mlkd_ros.data.cache import CODED_FILE, PairCache
 from mlkd_ros.data.codec import processed, sample_processing
 from mlkd_ros.data.lowlight import capture, sample_conditions, sample_high_gain
 
-#: Frames of the stream that a still becomes; the last one is the still itself.
-STILL_FRAMES = 3
-#: Largest pan of a still, pixels of the stream a frame.
-STILL_PAN = 3.0
 #: Smallest side of a stream, pixels.
 MIN_SIDE = 96
 
@@ -37,9 +33,11 @@ def add_coded_windows(cache: PairCache, seed: int = 0, *, progress: bool = False
     if cache.coded is not None:
         return cache
     path = cache.folder / CODED_FILE
-    partial = path.with_name(path.name + ".partial")
+    # A name of its own: two builders at once must not write into one file.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     coded = np.memmap(partial, np.uint8, "w+", shape=cache.windows.shape)
-    for rows in _shown(list(_tracks(cache)), progress):
+    tracks = [rows for rows in _tracks(cache) if not cache.still[cache.sequence[rows[0]]]]
+    for rows in _shown(tracks, progress):
         for row, window in zip(rows, _stream(cache, rows, seed), strict=True):
             coded[row] = window
     coded.flush()
@@ -81,15 +79,9 @@ def _stream(cache: PairCache, rows: np.ndarray, seed: int) -> Iterator[np.ndarra
     # One size for the stream: that of the object's median window in its source.
     native = cache.settings.context * float(np.median(cache.context[rows]))
     side = int(np.clip(round(native), MIN_SIDE, cache.settings.side)) // 2 * 2
-    still = cache.still[cache.sequence[first]]
-    frames = _pan(cache.windows[first], side, rng) if still else _reduced(cache, rows, side)
-    shown = list(processed((capture(frame, light, rng) for frame in frames), camera))
-    for window in shown[-1:] if still else shown:
-        yield _resized(window, cache.settings.side)
-
-
-def _reduced(cache: PairCache, rows: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    return (_resized(cache.windows[row], side) for row in rows)
+    frames = (capture(_resized(cache.windows[row], side), light, rng) for row in rows)
+    for shown in processed(frames, camera):
+        yield _resized(shown, cache.settings.side)
 
 
 def _resized(window: np.ndarray, side: int) -> np.ndarray:
@@ -97,12 +89,3 @@ def _resized(window: np.ndarray, side: int) -> np.ndarray:
         return window
     how = cv2.INTER_AREA if window.shape[0] > side else cv2.INTER_LINEAR
     return cv2.resize(window, (side, side), interpolation=how)
-
-
-def _pan(window: np.ndarray, side: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """A still as a stream whose last frame is the still."""
-    picture = _resized(window, side)
-    step = rng.uniform(-STILL_PAN, STILL_PAN, 2)
-    for left in reversed(range(STILL_FRAMES)):
-        shift = np.array([[1, 0, step[0] * left], [0, 1, step[1] * left]])
-        yield cv2.warpAffine(picture, shift, (side, side), borderMode=cv2.BORDER_REPLICATE)

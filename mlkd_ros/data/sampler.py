@@ -329,7 +329,7 @@ class PairSampler:
         fill = cache.fill[row].tolist()
         image = _warped(cache.windows[row], matrix, side, fill)
         again = None
-        if coded and cache.coded is not None:
+        if coded and cache.coded is not None and not cache.still[cache.sequence[row]]:
             again = _warped(cache.coded[row], matrix, side, fill)
         return _Patch(image, box, np.clip(np.rint(valid), 0, side).astype(int), again)
 

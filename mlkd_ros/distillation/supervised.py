@@ -183,7 +183,7 @@ def centre_heat(boxes: Tensor, positive: Tensor, points: Tensor) -> Tensor:
     deviation = ((2 * radius.clamp(min=0).floor() + 1) / 6)[:, None, None]
     centre = [(boxes[:, i] + boxes[:, i + 2]) / 2 for i in (0, 1)]
     last = len(points) - 1
-    column, row = (((c - points[0]) / stride).round().clamp(0, last) for c in centre)
+    column, row = (((c - points[0]) / stride + 0.5).floor().clamp(0, last) for c in centre)
     cells = torch.arange(len(points), device=boxes.device)
     dx, dy = cells[None, None, :] - column[:, None, None], cells[None, :, None] - row[:, None, None]
     heat = torch.exp(-(dx.square() + dy.square()) / (2 * deviation.square()))

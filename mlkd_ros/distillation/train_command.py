@@ -99,8 +99,8 @@ def _add_start(parser: argparse.ArgumentParser, several: bool) -> None:
 def _add_teacher(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--teacher", type=Path, nargs="+", required=required, default=[],
-        help="the teacher's tracker: checkpoint, nanotrackv3.pth or LightFC's graphs;  of one "
-        "architecture are an ensemble, of several architectures each teaches",
+        help="the teacher's tracker: checkpoint, nanotrackv3.pth or LightFC's graphs; several of "
+        "one architecture are an ensemble, of several architectures each teaches",
     )  # fmt: skip
     parser.add_argument(
         "--enhancer", default="gamma",

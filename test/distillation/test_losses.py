@@ -324,3 +324,21 @@ def test_resampling_keeps_places():
         assert torch.allclose(ours, ramp(to_cells, to_stride), atol=1e-3)
     same = ramp(15, 16)
     assert L.resample(same, axis(15, 16), axis(15, 16)) is same
+
+
+def test_features_are_compared_in_units_of_the_reference_and_clamped():
+    torch.manual_seed(1)
+    reference = torch.randn(2, 3, 5, 5) * 7
+    assert L.feature_loss(reference, reference).abs().max() == 0
+    unit = L.spread(reference)
+    half = (reference + 0.5 * unit).requires_grad_()
+    loss = L.feature_loss(half, reference)
+    assert loss.tolist() == pytest.approx([0.125, 0.125], rel=1e-4)  # 0.5^2 / 2
+    assert torch.allclose(L.feature_loss(half * 40, reference * 40), loss, rtol=1e-4)
+    loss.sum().backward()
+    assert half.grad.abs().min() > 0
+    far = (reference + 9 * unit).requires_grad_()
+    lost = L.feature_loss(far, reference)
+    assert lost.tolist() == pytest.approx([L.FEATURE_LIMIT] * 2)
+    lost.sum().backward()
+    assert far.grad.abs().max() == 0  # what noise has destroyed pulls at nothing
