@@ -163,9 +163,9 @@ def _rates(students: list[Path], device: str, seconds: float) -> Iterator[tuple[
 
     from training import taken, trainers
 
+    from mlkd_ros.cli.train import open_or_build_flights
     from mlkd_ros.data.sampler import PairSampler, SamplerSettings
     from mlkd_ros.distillation.config import TrainingConfig
-    from mlkd_ros.distillation.train_command import open_or_build_flights
     from mlkd_ros.tracking.checkpoint import load_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ from functools import partial
 
 import cv2
 import numpy as np
+from mlkd_ros.tracking.motion import CameraMotion
 from scene import TARGET, Scene, started, update
 
 from mlkd_ros.imaging.compressed import CompressedFrame
@@ -35,7 +36,6 @@ from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
 from mlkd_ros.tracking.engine import MapEngine, Region
 from mlkd_ros.tracking.geometry import CropWindow, crop
-from mlkd_ros.tracking.motion import CameraMotion
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
 TARGETS = (1, 2, 4, 8, 16)

@@ -36,8 +36,9 @@ def add_parser(subparsers: Any) -> None:
         "frames missed, share of false boxes while the target is absent, and speed. "
         "Results that exist are not computed again, unless the tracker's weights have changed. "
         "What is wrong with a sequence is named at the end, and the others are scored.",
-        epilog="Trackers: ours[=CHECKPOINT], csrt, kcf, mil, opencv-nano=BACKBONE.onnx,HEAD.onnx "
-        "(NanoTrack v1, v2), nanotrack=BACKBONE.onnx,HEAD.onnx (v3, in a plain loop), "
+        epilog="Trackers: ours[=fast|accurate|CHECKPOINT], csrt, kcf, mil, "
+        "opencv-nano=BACKBONE.onnx,HEAD.onnx (NanoTrack v1, v2), "
+        "nanotrack=BACKBONE.onnx,HEAD.onnx (v3, in a plain loop), "
         "lightfc=TEMPLATE.onnx,SEARCH.onnx (in its authors' plain loop), vittrack=NETWORK.onnx; "
         "any of these behind an enhancer of whole frames as TRACKER@gamma or TRACKER@NETWORK.pth; "
         "teacher=CHECKPOINT@ENHANCER, which enhances its patches only.",

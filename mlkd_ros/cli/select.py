@@ -121,7 +121,7 @@ def _with_start(
     arguments: argparse.Namespace, paths: list[Path], folder: Path
 ) -> tuple[list[Path], list[Path]]:
     """The start as a checkpoint that flies (none or one), and the candidates with the blends."""
-    from .student import average_files
+    from ..distillation.student import average_files
 
     if arguments.start is None:
         if arguments.blend:
@@ -142,7 +142,7 @@ def _with_start(
 
 def _refused(results: list[CandidateResult], has_start: bool) -> dict[str, str]:
     """Labels of students below the start, the last result, and why. ValueError when all are."""
-    from .selection import refusal
+    from ..distillation.selection import refusal
 
     if not has_start:
         return {}

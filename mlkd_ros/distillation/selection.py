@@ -296,9 +296,7 @@ def fly_candidates(
             str(n): _Probe(tracker, trial.sequence, result.samples)
             for n, (tracker, result) in enumerate(zip(trackers, results, strict=True))
         }
-        passes = run_one_pass(
-            probes, trial.sequence, trial.condition, trial.noise_seed, on_frame
-        )
+        passes = run_one_pass(probes, trial.sequence, trial.condition, trial.noise_seed, on_frame)
         for name, one in passes.items():
             own, result = score(one.boxes, trial.sequence.boxes), results[int(name)]
             columns[int(name)].setdefault(trial.column, []).append(own)

@@ -75,6 +75,13 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     return load_nanotrack_v3(start), "NanoTrackV3 (HonglinChu/SiamTrackers, Apache-2.0)"
 
 
+def first_settings(architecture: str) -> TrackerSettings:
+    """Post-processing of a student that has not been tuned: as its architecture was published."""
+    if architecture == "lightfc_s16":
+        return TrackerSettings(penalty_k=0.0, window_influence=1.0, size_lr=1.0)
+    return TrackerSettings()
+
+
 def write_student(
     student: nn.Module, architecture: str, path: Path, provenance: dict[str, Any],
     settings: TrackerSettings | None = None,
@@ -92,7 +99,10 @@ def write_student(
     }  # fmt: skip
     graphs = export_onnx(student)
     save_checkpoint(
-        Checkpoint(architecture, settings or TrackerSettings(), weights, graphs, provenance), path
+        Checkpoint(
+            architecture, settings or first_settings(architecture), weights, graphs, provenance
+        ),
+        path,
     )
 
 

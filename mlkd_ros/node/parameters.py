@@ -144,8 +144,13 @@ class Settings:
         high=65536,
         change=Change.ANY_TIME,
     )
+    student: str = declaration(
+        "auto",
+        "The student to fly: fast or accurate, which come with the package, or the path of a "
+        ".safetensors file. auto takes accurate on CUDA, fast on a CPU.",
+    )
     checkpoint: str = declaration(
-        "", "File of the student to fly (.safetensors). Empty: the one that comes with the package."
+        "", "Older name of student: if it is not empty, the file to fly, whatever student says."
     )
     device: str = declaration("auto", "Where the network runs: auto, cpu, cuda or cuda:N.")
     engine: str = declaration(

@@ -69,7 +69,13 @@ from mlkd_ros.session.targets import (
 from mlkd_ros.session.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
-from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
+from mlkd_ros.tracking import (
+    CheckpointError,
+    EngineError,
+    Tracker,
+    choose_student,
+    load_tracker,
+)
 
 __all__ = ["TrackerNode", "main"]
 
@@ -111,6 +117,8 @@ class TrackerNode(LifecycleNode):
         self._worker: TrackingWorker | None = None
         self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
         self._fallback: CpuFallback | None = None
+        #: File of the student that was loaded.
+        self._flown: Path | None = None
         self._keeper: TargetKeeper | None = None
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
@@ -269,7 +277,7 @@ class TrackerNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        self._fallback = None
+        self._fallback = self._flown = None
         self._declared.undeclare_presence()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
@@ -522,15 +530,18 @@ class TrackerNode(LifecycleNode):
         targets = TargetSet(fallback.load(), settings.max_targets)
         if saved is not None and self._keeper is not None:
             self._keeper.restore(targets, saved)
-        weights = settings.checkpoint or "the student that ships with the package"
-        self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
+        self.get_logger().info(f"ready: {targets.engine_name}, {self._flown}")
         return targets
 
     def _load_tracker(self, device: str, engine: str) -> Tracker:
         settings = self._declared.settings
-        return load_tracker(
-            settings.checkpoint or None, device=device, engine=engine, threads=settings.threads
+        # On another device the targets go on with the student they were followed with.
+        student = self._flown or choose_student(
+            settings.checkpoint or settings.student, device, engine
         )
+        tracker = load_tracker(student, device=device, engine=engine, threads=settings.threads)
+        self._flown = student
+        return tracker
 
     def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
         names = targets.forget(target_id)

@@ -4,7 +4,7 @@ code.
 """
 
 from .checkpoint import CheckpointError
-from .engine import EngineError
+from .engine import EngineError, choose_student
 from .existence import TrackState
 from .geometry import BoxOutsideImageError, InvalidBoxError
 from .settings import BeliefSettings, PresenceSettings, TrackerSettings
@@ -22,6 +22,7 @@ __all__ = [
     "TrackState",
     "Tracker",
     "TrackerSettings",
+    "choose_student",
     "load_tracker",
     "update_together",
 ]

@@ -56,9 +56,18 @@ class Checkpoint:
     path: str = ""
 
 
+#: The students that ship with the package, by name.
+STUDENTS = {"fast": "student.safetensors", "accurate": "accurate.safetensors"}
+
+
+def shipped_student(name: str) -> Path:
+    """File of a student that ships with the package. KeyError when there is none of that name."""
+    return Path(str(resources.files("mlkd_ros") / "weights" / STUDENTS[name]))
+
+
 def default_checkpoint() -> Path:
-    """The student that ships with the package."""
-    return Path(str(resources.files("mlkd_ros") / "weights" / "student.safetensors"))
+    """The student that flies on a CPU unless another one is asked for."""
+    return shipped_student("fast")
 
 
 def sha256(path: str | Path) -> str:

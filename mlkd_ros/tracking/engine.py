@@ -24,13 +24,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..imaging.frame import BgrFrame, Frame
 from .candidates import PEAKS, STUDENT_SHAPES, PeakFinder, StudentShape
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import STUDENTS, Checkpoint, CheckpointError, shipped_student
 from .geometry import CropWindow, crop
 from .settings import TrackerSettings
 
@@ -510,6 +511,30 @@ def resolve_device(device: str) -> str:
     raise EngineError(
         f"device {device!r}: PyTorch {torch.__version__} sees {count} CUDA devices; use cpu or auto"
     )
+
+
+def choose_student(
+    student: str | os.PathLike[str] | None = None, device: str = "auto", engine: str = "auto"
+) -> Path:
+    """File of the student to fly: ``fast``, ``accurate``, a path, or ``auto`` (also empty or None).
+
+    ``auto`` takes the accurate one where a GPU runs it, on which its cost does not show, and the
+    fast one on a CPU. CheckpointError names a word that is neither; EngineError is
+    ``resolve_device``'s.
+    """
+    name = os.fspath(student or "auto")
+    if name == "auto":
+        cpu_only = engine in ("onnxruntime", "openvino")
+        name = "fast" if cpu_only or resolve_device(device) == "cpu" else "accurate"
+    if name in STUDENTS:
+        return shipped_student(name)
+    path = Path(name)
+    if not path.suffix and path.name == name and not path.exists():
+        known = ", ".join(STUDENTS)
+        raise CheckpointError(
+            f"student {name!r} is unknown: use auto, {known}, or the path of a .safetensors file"
+        )
+    return path
 
 
 def _require_graphs(checkpoint: Checkpoint, engine: str, package: str) -> None:

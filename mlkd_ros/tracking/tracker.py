@@ -18,7 +18,7 @@ from ..imaging.frame import Frame, as_frame
 from .appearance import TemplateMemory
 from .candidates import StudentShape
 from .checkpoint import Checkpoint, load_checkpoint
-from .engine import Engine, Region, create_engine
+from .engine import Engine, Region, choose_student, create_engine
 from .existence import TrackState
 from .geometry import Box, CropWindow, check_box, crop
 from .multi_tracker import MultiTracker, SearchBudget
@@ -285,7 +285,9 @@ def load_tracker(
 ) -> Tracker:
     """A warmed-up tracker.
 
-    checkpoint: path of a student; the shipped one by default.
+    checkpoint: path of a student, ``fast`` or ``accurate`` for one that ships with the package, or
+        ``auto`` (the default), which chooses between these two by device and engine
+        (``engine.choose_student``).
     device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
     engine: ``auto`` or one of ``engine.ENGINES``; threads: CPU threads of the engine.
     settings: instead of those in the checkpoint.
@@ -293,7 +295,7 @@ def load_tracker(
     Raises CheckpointError for an unusable file and EngineError for a device or engine that cannot
     be had.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(choose_student(checkpoint, device, engine))
     if settings is not None:
         loaded = replace(loaded, settings=settings)
     return tracker_from_checkpoint(loaded, device, engine, threads)

@@ -294,7 +294,9 @@ def test_high_gain_and_a_camera_s_processing_change_what_is_seen(cache: PairCach
     samplers = {
         name: PairSampler(cache, replace(dark, **change), 3)
         for name, change in (
-            ("plain", {}), ("gain", {"high_gain": 1.0}), ("seen", {"developed": 1.0}),
+            ("plain", {}),
+            ("gain", {"high_gain": 1.0}),
+            ("seen", {"developed": 1.0}),
         )
     }
     pairs = {name: [s.sample(i) for i in range(12)] for name, s in samplers.items()}

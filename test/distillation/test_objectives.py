@@ -281,10 +281,20 @@ def test_clean_views_go_along_as_further_samples_degraded_ones_first():
     assert torch.equal(whole["search"][6:], batch["clean_search"][rows])
     assert torch.equal(whole["box"][6:], batch["box"][rows]) and not whole["darkened"][6:].any()
     # The loss is that of the larger batch.
-    alone = Room(objective.students, objective.teachers, DistillationSettings(
-        teacher_input="clean", classification=0.0, regression=0.0, **WITHOUT_CRL), 1.2)
-    paired = Room(objective.students, objective.teachers, DistillationSettings(
-        classification=0.0, regression=0.0, **settings), 1.2)
+    alone = Room(
+        objective.students,
+        objective.teachers,
+        DistillationSettings(
+            teacher_input="clean", classification=0.0, regression=0.0, **WITHOUT_CRL
+        ),
+        1.2,
+    )
+    paired = Room(
+        objective.students,
+        objective.teachers,
+        DistillationSettings(classification=0.0, regression=0.0, **settings),
+        1.2,
+    )
     assert paired.loss(batch)[0].item() == pytest.approx(alone.loss(whole)[0].item(), rel=1e-5)
 
 

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mlkd_ros.distillation.select_command import _refused
+from mlkd_ros.tracking.presence import calibrated_confidence
 from training_support import write_checkpoint, write_flights
 
 from mlkd_ros.cli import main
@@ -20,7 +22,6 @@ from mlkd_ros.distillation.calibration import (
     reliability,
     reliability_table,
 )
-from mlkd_ros.distillation.select_command import _refused
 from mlkd_ros.distillation.selection import (
     CandidateResult,
     Samples,
@@ -39,7 +40,6 @@ from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import load_checkpoint
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.network import build_student
-from mlkd_ros.tracking.presence import calibrated_confidence
 from mlkd_ros.tracking.settings import TrackerSettings
 
 

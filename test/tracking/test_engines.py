@@ -9,7 +9,7 @@ import torch
 
 from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES, Ranking
-from mlkd_ros.tracking.checkpoint import load_checkpoint
+from mlkd_ros.tracking.checkpoint import load_checkpoint, shipped_student
 from mlkd_ros.tracking.engine import (
     EngineError,
     Region,
@@ -252,6 +252,28 @@ def test_a_checkpoint_of_before_the_near_window_searches_the_whole_region(checkp
     template = engine.template(crop(frame, CropWindow(90, 80, 127, 127))[None])
     expected = create_engine(checkpoint, "cpu", name).locate(frame, regions(template))
     np.testing.assert_allclose(engine.locate(frame, regions(template)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "device step"])
+def test_engines_of_the_accurate_student_agree(frame, name):
+    """In both sizes of window where the engine has two, and for two targets."""
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    accurate = load_checkpoint(shipped_student("accurate"))
+    reference = create_engine(accurate, "cpu", "torch")
+    on_gpu = name == "device step"
+    engine = CudaEngine(accurate, "cpu") if on_gpu else create_engine(accurate, "cpu", name)
+    assert reference.search_sizes == (256, 160)
+    assert engine.search_sizes == ((256,) if on_gpu else (256, 160))
+    windows = [replace(window, size=256) for window in WINDOWS[:3]]
+    windows += [] if on_gpu else [replace(window, size=160) for window in NEAR[:3]]
+    found = []
+    for each in (engine, reference):
+        first, second = (
+            each.template(crop(frame, CropWindow(x, 80, 100, 128))[None]) for x in (90, 30)
+        )
+        found.append(each.locate(frame, regions(first, windows) + regions(second, windows[:1])))
+    np.testing.assert_allclose(*found, rtol=0.02, atol=0.5)
 
 
 def test_one_size_of_window_on_a_gpu(checkpoint):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from mlkd_ros.tracking.presence import calibrated_confidence
 
 from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking import (
@@ -17,7 +18,6 @@ from mlkd_ros.tracking import (
     update_together,
 )
 from mlkd_ros.tracking.geometry import iou
-from mlkd_ros.tracking.presence import calibrated_confidence
 
 SIZE = (640, 360)
 
