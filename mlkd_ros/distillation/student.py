@@ -78,7 +78,7 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
 def first_settings(architecture: str) -> TrackerSettings:
     """Post-processing of a student that has not been tuned: as its architecture was published."""
     if architecture == "lightfc_s16":
-        return TrackerSettings(penalty_k=0.0, window_influence=1.0, size_lr=1.0)
+        return TrackerSettings(penalty_k=0.0, size_lr=1.0)
     return TrackerSettings()
 
 

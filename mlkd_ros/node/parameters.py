@@ -283,23 +283,16 @@ PRESENCE = {
     "tracking_above": _Threshold("Confidence from which an UNCERTAIN target is TRACKING again.", 1),
     "uncertain_below": _Threshold("Confidence below which a target is UNCERTAIN.", 1),
     "lost_below": _Threshold(
-        "Confidence below which an image does not show the target: no box is reported.", 1
+        "Probability that the target is visible below which it is LOST and searched for.", 1
     ),
-    "lost_after": _Threshold(
-        "Seconds without being seen after which a target is LOST and searched for.", 60
-    ),
-    "doubt_for": _Threshold("Seconds of UNCERTAIN after which a target is LOST.", 60),
-    "reacquire_above": _Threshold(
-        "Confidence that a LOST target needs in several images in a row to be TRACKING again; near "
-        "the place where it is expected presence.tracking_above is enough.",
+    "shown_above": _Threshold(
+        "Probability, by one image alone, that it shows the target, below which no box is reported "
+        "for that image.",
         1,
     ),
-    "near": _Threshold(
-        "What is near, and how far a LOST target is searched for at first, in sizes of the target "
-        "(square root of its area).",
-        100,
+    "reacquire_above": _Threshold(
+        "Probability from which on something seen within reach is a LOST target found again.", 1
     ),
-    "spread": _Threshold("By how many sizes of the target that reach grows in a second.", 1000),
     "give_up_after": _Threshold(
         "Seconds after which a LOST target is GIVEN_UP: no longer searched for.", 86400
     ),
