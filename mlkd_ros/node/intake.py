@@ -17,6 +17,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.msg import OperatorView
 from mlkd_ros.node import messages
 from mlkd_ros.node.compressed import CompressedDecoder
 from mlkd_ros.node.decoding import Decoder
@@ -47,6 +48,7 @@ class Intake:
         self._decoder = CompressedDecoder(mono16) if self._compressed else Decoder(mono16)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
+        self._views: Subscription | None = None
         self._number = 0
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()
@@ -72,6 +74,9 @@ class Intake:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self._images.topic_name
+        self._views = self._node.create_subscription(
+            OperatorView, "operator_view", self._on_view, 10
+        )
         self.monitor.resume()
 
     def unsubscribe(self) -> None:
@@ -79,6 +84,9 @@ class Intake:
         if self._images is not None:
             self._node.destroy_subscription(self._images)
             self._images = None
+        if self._views is not None:
+            self._node.destroy_subscription(self._views)
+            self._views = None
         self.history.clear()
 
     def close(self) -> None:
@@ -133,6 +141,10 @@ class Intake:
         encoding = message.format if self._compressed else message.encoding
         self._log_kind(f"{frame.width}x{frame.height} {encoding}")
         self._offer(held)
+
+    def _on_view(self, message: OperatorView) -> None:
+        sent = map(messages.nanoseconds, message.sent)
+        self.history.watched(message.station, sent, messages.nanoseconds(message.oldest) or None)
 
     def _log_kind(self, kind: str) -> None:
         if kind != self.kind:

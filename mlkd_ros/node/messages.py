@@ -7,6 +7,7 @@ pixels of the camera's image, x to the right and y down.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,6 +103,9 @@ def status(
         frames_received=counts.received,
         frames_processed=counts.processed,
         frames_dropped=counts.dropped,
+        expected_x=math.nan,
+        expected_y=math.nan,
+        seconds_to_give_up=math.nan,
     )
     if report is None:
         return message
@@ -112,6 +116,12 @@ def status(
     if report.result.box is not None:
         message.confidence = float(report.result.confidence)
         message.x, message.y, message.width, message.height = map(float, report.result.box)
+    if report.expectation is not None:
+        known = report.expectation
+        message.expected_x, message.expected_y = map(float, known.centre)
+        message.expected_covariance = [float(value) for value in known.covariance]
+        message.seconds_lost = float(known.seconds_lost)
+        message.seconds_to_give_up = float(known.seconds_to_give_up)
     return message
 
 

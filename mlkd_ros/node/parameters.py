@@ -186,14 +186,15 @@ class Settings:
     )
     history_duration: float = declaration(
         3.0,
-        "Seconds of images kept for starting on an image of the past. As long as the operator's "
-        "video is late, and a little more.",
+        "Seconds of images kept for starting on an image of the past. What operators at a ground "
+        "station look at is kept for longer where their link is later than that, up to 30 s.",
         low=0.0,
         high=60.0,
     )
     history_megabytes: int = declaration(
         256,
-        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second.",
+        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second. Where "
+        "it is short, images that no operator was sent are dropped first.",
         low=1,
         high=65536,
     )

@@ -43,7 +43,7 @@ from mlkd_ros.node.fallback import CpuFallback
 from mlkd_ros.node.history import HeldFrame
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters
-from mlkd_ros.node.pointing import Mark, Pointing, designation
+from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
 from mlkd_ros.node.resume import TargetKeeper, default_path
 from mlkd_ros.node.targets import (
     Code,
@@ -306,6 +306,7 @@ class TrackerNode(LifecycleNode):
             stamp=messages.nanoseconds(request.stamp),
             image_size=(request.image_width, request.image_height),
             target_id=request.target_id,
+            fit=request.fit,
         )
         try:
             self._check_active()
@@ -315,6 +316,7 @@ class TrackerNode(LifecycleNode):
         response.code = int(Code.SUCCESS)
         response.target_id = designated.report.target_id
         response.stamp = designated.start.header.stamp
+        response.box = [float(value) for value in designated.box]
         response.frames_caught_up = designated.frames_caught_up
         response.status = self._status_message(designated.newest, designated.report)
         response.message = self._outcome(designated)
@@ -515,14 +517,17 @@ class TrackerNode(LifecycleNode):
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
         worker, fallback = self._worker, self._fallback
         assert worker is not None and fallback is not None  # They run this.
-        duration = self._declared.settings.catch_up_duration
+        settings, history = self._declared.settings, self._intake.history
+        duration = settings.catch_up_duration
+        if designation.fit:
+            designation = fitted(designation, targets, history, settings.click_size)
         try:
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         except DesignationError as error:
             failed = error.code == Code.INTERNAL_ERROR
             if not failed or not fallback.recover(targets, error.__cause__):
                 raise
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         if self._keeper is not None:
             self._keeper.save(targets)
         worker.caught_up(targets, designated.newest, designated.report)

@@ -8,12 +8,20 @@ from .engine import EngineError
 from .geometry import BoxOutsideImageError, InvalidBoxError
 from .presence import TrackState
 from .settings import PresenceSettings, TrackerSettings
-from .tracker import TargetRecord, Tracker, TrackResult, load_tracker, update_together
+from .tracker import (
+    Expectation,
+    TargetRecord,
+    Tracker,
+    TrackResult,
+    load_tracker,
+    update_together,
+)
 
 __all__ = [
     "BoxOutsideImageError",
     "CheckpointError",
     "EngineError",
+    "Expectation",
     "InvalidBoxError",
     "PresenceSettings",
     "TargetRecord",

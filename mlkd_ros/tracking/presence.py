@@ -43,6 +43,11 @@ class Presence:
         self._lost_for = 0.0
         self._hits = 0
 
+    @property
+    def lost_for(self) -> float:
+        """Seconds since the target became LOST; of no meaning in another state."""
+        return self._lost_for
+
     def step(self, confidence: float, elapsed: float) -> TrackState:
         """Next state of a target that is not lost, from the confidence of the best candidate.
 

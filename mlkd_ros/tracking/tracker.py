@@ -30,6 +30,7 @@ from .search import LostSearch, Sighting
 from .settings import PresenceSettings, TrackerSettings
 
 __all__ = [
+    "Expectation",
     "TargetRecord",
     "TrackResult",
     "Tracker",
@@ -65,6 +66,9 @@ _STEADY_WITHIN = 0.15
 _STEADY_SIZE = 1.2
 #: Weight of the newest cost in the mean cost of a search window.
 _COST_GAIN = 0.2
+#: Squared radius, in standard deviations, of the ellipse that holds 95 % of a normal distribution
+#: in the plane: the 0.95 quantile of chi-squared with two degrees of freedom.
+_ELLIPSE_95 = 5.991
 #: Weight of the newest displacement in the velocity estimate.
 _VELOCITY_GAIN = 0.3
 
@@ -82,6 +86,19 @@ class TrackResult:
     confidence: float
     state: TrackState
     reacquisitions: int = 0
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Where a target that is LOST is expected, in pixels of the last image: ``centre`` (perhaps
+    outside of it) and ``covariance``, row by row; seconds since it was lost, and until it is given
+    up.
+    """
+
+    centre: Point
+    covariance: tuple[float, float, float, float]
+    seconds_lost: float
+    seconds_to_give_up: float
 
 
 @dataclass(frozen=True)
@@ -239,6 +256,17 @@ class Tracker:
     def has_target(self) -> bool:
         """Whether ``update`` may be called."""
         return self._target is not None
+
+    @property
+    def expectation(self) -> Expectation | None:
+        """What is known of a target that is LOST; ``None`` in any other state."""
+        target, search = self._target, self._search
+        if target is None or search is None:
+            return None
+        variance = search.reach**2 / _ELLIPSE_95
+        lost = self._presence.lost_for
+        left = max(self.settings.presence.give_up_after - lost, 0.0)
+        return Expectation((target.cx, target.cy), (variance, 0.0, 0.0, variance), lost, left)
 
     @property
     def shape(self) -> StudentShape:
