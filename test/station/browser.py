@@ -125,7 +125,9 @@ class Browser:
             EXECUTABLE,
             "--headless=new",
             "--no-sandbox",  # tests may run as root, in a container
-            "--disable-gpu",
+            # WebGL without a graphics card, as the page's tone mapping wants it.
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
             # Nobody looks at it, and it is to work all the same.
             "--disable-renderer-backgrounding",
             "--disable-backgrounding-occluded-windows",
