@@ -84,6 +84,11 @@ class Client:
         self.showing = message.stamp or None
         self._wake.set()
 
+    def round_trip(self, seconds: float) -> None:
+        """The page's quickest exchange took so long."""
+        if seconds > 0:
+            self._pace.round_trip(seconds, time.monotonic())
+
     async def run(self) -> None:
         """Send until cancelled, or the connection is lost (ConnectionError)."""
         while True:

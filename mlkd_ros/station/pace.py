@@ -31,9 +31,11 @@ _LATE_FOR = 1.5
 #: it turns out to be too much the time doubles.
 _TRY_AFTER, _TRY_AFTER_MOST = 4.0, 60.0
 #: Seconds over which the link's own delay is the smallest one seen.
-_MEMORY = 20.0
+_MEMORY = 60.0
 #: Seconds of pictures under way beyond the delay, and the most pictures.
 _SLACK, _MOST_UNDER_WAY = 0.15, 40
+#: Seconds that the rate of acknowledgements is an average over, and by what factor more is tried.
+_RATE_WINDOW, _MORE = 2.0, 1.3
 
 
 def levels(width: int, rate: float, quality: int) -> tuple[Level, ...]:
@@ -58,13 +60,18 @@ def levels(width: int, rate: float, quality: int) -> tuple[Level, ...]:
 
 
 class Pace:
-    """Of one page. `level` says what the next picture is to be like."""
+    """Of one page. `level` says what the next picture is to be like; `delay` is the link's own
+    two-way delay in seconds, None before the first acknowledgement.
+    """
 
     def __init__(self, choice: Sequence[Level]) -> None:
+        self.delay: float | None = None
         self._choice = choice
         self._index = 0
         self._under_way: OrderedDict[int, float] = OrderedDict()
         self._delays: deque[tuple[float, float]] = deque()
+        self._times: deque[float] = deque()
+        self._taken = 0.0
         self._due = -math.inf
         self._late_since: float | None = None
         self._good_since: float | None = None
@@ -78,15 +85,18 @@ class Pace:
         return self._choice[self._index]
 
     @property
-    def delay(self) -> float | None:
-        """The link's own two-way delay in seconds; None before the first acknowledgement."""
-        return min((delay for _, delay in self._delays), default=None)
-
-    @property
     def window(self) -> int:
         """How many pictures may be under way."""
-        needed = self.level.rate * ((self.delay or 0.0) + _SLACK)
-        return min(max(math.ceil(needed), 2), _MOST_UNDER_WAY)
+        rate = min(self.level.rate, _MORE * self._taken)
+        needed = rate * ((self.delay or 0.0) + _SLACK)
+        return min(max(math.ceil(needed), 1) + 1, _MOST_UNDER_WAY)
+
+    def round_trip(self, seconds: float, now: float) -> None:
+        """A small message went there and back in that time."""
+        self._delays.append((now, seconds))
+        while self._delays[0][0] < now - _MEMORY:
+            self._delays.popleft()
+        self.delay = min(delay for _, delay in self._delays)
 
     def wait(self, now: float) -> float:
         """Seconds until the next picture may be sent; infinite: not before an acknowledgement."""
@@ -109,9 +119,12 @@ class Pace:
             first, sent = self._under_way.popitem(last=False)
             if first == number:
                 break
-        self._delays.append((now, now - sent))
-        while self._delays[0][0] < now - _MEMORY:
-            self._delays.popleft()
+        self.round_trip(now - sent, now)
+        self._times.append(now)
+        while self._times[0] < now - _RATE_WINDOW:
+            self._times.popleft()
+        since = max(now - max(self._times[0], now - _RATE_WINDOW), _RATE_WINDOW / 4)
+        self._taken = len(self._times) / since
         self._judge(sent, now)
 
     def _judge(self, sent: float, now: float) -> None:

@@ -133,9 +133,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Ping:
-    """To be answered with the same `t`."""
+    """To be answered with the same `t`; `best` is the quickest answer so far, in seconds, 0 before
+    the first.
+    """
 
     t: float
+    best: float = 0.0
 
 
 Message = Hello | Want | Ack | Init | Stop | Control | Record | Snapshot | Ping
@@ -236,7 +239,7 @@ _READERS: dict[str, Any] = {
     "control": lambda f: Control(_whole(f, "request", _REQUEST), _flag(f, "take")),
     "record": lambda f: Record(_whole(f, "request", _REQUEST), _flag(f, "on")),
     "snapshot": lambda f: Snapshot(_whole(f, "request", _REQUEST), _stamp(f)),
-    "ping": lambda f: Ping(_number(f, "t")),
+    "ping": lambda f: Ping(_number(f, "t"), _real(f.get("best", 0.0), "best")),
 }
 
 

@@ -292,6 +292,7 @@ class _Page:
         if isinstance(message, Ack):
             self._client.acknowledged(message)
         elif isinstance(message, Ping):
+            self._client.round_trip(message.best)
             self._client.text(text_of("pong", t=message.t, now=time.monotonic()))
         elif isinstance(message, Want):
             self._client.wants(message)
