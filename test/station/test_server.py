@@ -324,9 +324,7 @@ def test_record_and_snapshot(start_node: Callable, tmp_path: Path) -> None:
     pytest.importorskip("rosbags")
     start_node("night_camera", "--ros-args", *CAMERA)
     folder = tmp_path / "kept"
-    station = start_node(
-        "ground_station", *ANY_PORT, "--width", "320", "--recordings", str(folder)
-    )
+    station = start_node("ground_station", *ANY_PORT, "--width", "320", "--recordings", str(folder))
     asyncio.run(_record(address_of(station), folder))
 
 

@@ -440,4 +440,4 @@ refresh();
 draw();
 
 // For tests and the curious.
-window.station = { scene, view, wire, pointer, alarm, marks, screen, settings };
+window.station = { scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted };
