@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described_parameters",
 ]
 
 #: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
@@ -303,6 +304,15 @@ def _check(settings: Settings) -> None:
 def default_settings() -> Settings:
     """Every parameter at its default."""
     return Settings()
+
+
+def described_parameters() -> list[tuple[str, object, str]]:
+    """Name, default and meaning of every parameter; thresholds have those of the student."""
+    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
+    return found + [
+        (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
+        for name, one in PRESENCE.items()
+    ]
 
 
 class Parameters:

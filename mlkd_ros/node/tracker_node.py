@@ -42,7 +42,7 @@ from mlkd_ros.node.extras import Extras
 from mlkd_ros.node.fallback import CpuFallback
 from mlkd_ros.node.history import HeldFrame
 from mlkd_ros.node.intake import Intake
-from mlkd_ros.node.parameters import ParameterError, Parameters
+from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
 from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
 from mlkd_ros.node.resume import TargetKeeper, default_path
 from mlkd_ros.node.targets import (
@@ -54,12 +54,19 @@ from mlkd_ros.node.targets import (
     TargetSet,
 )
 from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
+from mlkd_ros.node_help import take_no_arguments
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
 from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["TrackerNode", "main"]
+
+_DESCRIPTION = (
+    "Follows targets through the images of a camera: subscribes to image, publishes detections, "
+    "status and bearing, takes designations through init_target; all in namespace /mlkd unless "
+    "-r __ns:=/other is given. Lifecycle node; docs/interface.md has the rest."
+)
 
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
@@ -606,6 +613,7 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
+    take_no_arguments("tracker", _DESCRIPTION, described_parameters(), args)
     leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
     rclpy.init(args=list(args) if args is not None else None)
