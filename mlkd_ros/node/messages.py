@@ -21,7 +21,7 @@ from vision_msgs.msg import (
 )
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackState
 
 __all__ = [
@@ -116,12 +116,13 @@ def status(
     if report.result.box is not None:
         message.confidence = float(report.result.confidence)
         message.x, message.y, message.width, message.height = map(float, report.result.box)
-    if report.expectation is not None:
-        known = report.expectation
-        message.expected_x, message.expected_y = map(float, known.centre)
-        message.expected_covariance = [float(value) for value in known.covariance]
-        message.seconds_lost = float(known.seconds_lost)
-        message.seconds_to_give_up = float(known.seconds_to_give_up)
+    if report.result.state == TrackState.LOST:
+        message.expected_x, message.expected_y = map(float, report.result.expected)
+        if math.isfinite(report.result.variance):
+            variance = float(report.result.variance)
+            message.expected_covariance = [variance, 0.0, 0.0, variance]
+        message.seconds_lost = float(report.result.lost_for)
+        message.seconds_to_give_up = float(report.result.give_up_in)
     return message
 
 

@@ -38,6 +38,8 @@ _PURPOSE = {
     "bearing": "Direction to every target with a box, while the camera's calibration is known.",
     "overlay": "Annotated picture. Made only while somebody subscribes.",
     "overlay/compressed": "The same as JPEG.",
+    "camera_settings": "How the camera's stored values become pictures, as JSON, for recorders and "
+    "viewers. Kept for those who come late.",
     "/diagnostics": "How the node is doing, once a second, in every lifecycle state.",
     "init_target": "Start to follow what an operator marked.",
     "stop": "Stop following one target, or all.",

@@ -34,11 +34,12 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import box_to_message
-from mlkd_ros.node_help import take_no_arguments
+from mlkd_ros.node.start import start_ros, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
-from mlkd_ros.simulation.encode import image_message
 
 __all__ = ["NightCamera", "camera_info", "ground_truth", "main"]
 
@@ -247,10 +248,11 @@ def main(args: Sequence[str] | None = None) -> int:
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other core
     leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
     node = None
     try:
+        start_ros(args, "night_camera")
         node = NightCamera()
+        warn_of_unknown(node)
         _run(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

@@ -15,11 +15,11 @@ from typing import Any
 
 from aiohttp import web
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.station.link import Event, Picture, Status
 from mlkd_ros.station.pace import Pace, levels
 from mlkd_ros.station.picture import Coded, H264Stream, Pictures, h264_available, jpeg
 from mlkd_ros.station.protocol import Ack, Hello, Want, event_text, picture_bytes, text_of
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["Client", "Clients", "Watched"]
 

@@ -36,6 +36,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mlkd_ros.msg import OperatorView, TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
+from mlkd_ros.node.start import start_ros
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.calls import constant_name, discovery_hint
 from mlkd_ros.station.tracker_watch import MISSING, TrackerWatch
@@ -428,8 +429,9 @@ class RosThread:
     ) -> None:
         self._context = rclpy.Context()
         # Ctrl-C is the server's: it ends first.
-        rclpy.init(
-            args=list(arguments),
+        start_ros(
+            list(arguments),
+            "ground_station",
             context=self._context,
             signal_handler_options=SignalHandlerOptions.NO,
         )

@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
-from mlkd_ros.node.compressed import CompressedDecoder
-from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.tracking.encoding import UnusableImageError
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import Frame
+from mlkd_ros.imaging.messages import Decoder
 
 __all__ = ["JPEG", "Coded", "H264Stream", "Level", "Pictures", "h264_available", "jpeg"]
 
@@ -73,7 +72,7 @@ class Pictures:
     """Decodes and scales images, each once for all pages that want the same. For one thread."""
 
     def __init__(self) -> None:
-        self._raw, self._compressed = Decoder(), CompressedDecoder()
+        self._decoder = Decoder()
         #: By message and width. The message is kept, too: its id must not become another's.
         self._kept: OrderedDict[tuple[int, int], tuple[Any, np.ndarray, tuple[int, int]]] = (
             OrderedDict()
@@ -81,8 +80,7 @@ class Pictures:
 
     def frame(self, message: Image | CompressedImage) -> Frame:
         """The image of a message. Raises UnusableImageError."""
-        decoder = self._raw if isinstance(message, Image) else self._compressed
-        return decoder.decode(message)  # type: ignore[arg-type]  # the one of its kind
+        return self._decoder.decode(message)
 
     def scaled(
         self, message: Image | CompressedImage, width: int

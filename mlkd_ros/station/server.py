@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.access import Access
@@ -33,7 +34,6 @@ from mlkd_ros.station.protocol import (
 )
 from mlkd_ros.station.recording import Recording, RecordingError
 from mlkd_ros.station.snapshot import save_snapshot
-from mlkd_ros.tracking.encoding import UnusableImageError
 
 __all__ = ["Server"]
 
@@ -57,7 +57,8 @@ _HEADERS = {
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the first URL has the token in it
+    # The first URL has the token in it. With no-referrer, browsers hide where a form is from.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -77,10 +78,10 @@ _ENTRY = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>mlkd ground station</title>
-<link rel="stylesheet" href="/station.css">
+<link rel="stylesheet" href="station.css">
 <body class="entry">{body}</body>
 </html>"""
-_FORM = """<form method="post" action="/token">
+_FORM = """<form method="post" action="token">
 <h1>Ground station</h1>
 <p>{text}</p>
 <label>Token <input name="token" type="password" autocomplete="current-password" required></label>
@@ -147,7 +148,9 @@ class Server:
                 "or start it with --allow-host.\n",
             )
         changes = request.method != "GET" or request.path == "/socket"
-        if changes and not access.own_page(request.headers):
+        # No page of another site can send this header.
+        program = bool(access.token) and access.may_enter(_bearer(request))
+        if changes and not program and not access.own_page(request.headers):
             return web.Response(status=403, text="Only this server's own page may do that.\n")
         if request.path in ("/token", "/station.css", "/icon.svg"):
             return await handler(request)
@@ -158,8 +161,7 @@ class Server:
         return await handler(request)
 
     def _given_token(self, request: web.Request) -> str:
-        kind, _, value = request.headers.get("Authorization", "").partition(" ")
-        return value if kind.lower() == "bearer" else request.cookies.get(self._cookie, "")
+        return _bearer(request) or request.cookies.get(self._cookie, "")
 
     def _ask_for_token(self, status: int, text: str) -> web.Response:
         body = _ENTRY.format(body=_FORM.format(text=text))
@@ -171,7 +173,7 @@ class Server:
             return self._ask_for_token(403, "That is not the token of this ground station.")
         # Not a redirect: a strict cookie is not sent with one that began on another site.
         response = web.Response(
-            text=_ENTRY.format(body='<meta http-equiv="refresh" content="0;url=/">'),
+            text=_ENTRY.format(body='<meta http-equiv="refresh" content="0;url=./">'),
             content_type="text/html",
         )
         if self._access.token:
@@ -329,7 +331,7 @@ class _Page:
                 self._clients.activity(self._client, did)
             else:
                 name = await self._server.snapshot(message.stamp)
-                self._reply(message.request, True, "SUCCESS", name, file=f"/snapshots/{name}")
+                self._reply(message.request, True, "SUCCESS", name, file=f"snapshots/{name}")
                 self._clients.activity(self._client, f"took a snapshot ({name})")
         except CallError as error:
             self._reply(message.request, False, "NO_ANSWER", str(error))
@@ -387,6 +389,11 @@ class _Page:
         )
         for name in response.stopped:
             self._clients.activity(self._client, f"stopped target {name}", target_id=name)
+
+
+def _bearer(request: web.Request) -> str:
+    kind, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value if kind.lower() == "bearer" else ""
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:

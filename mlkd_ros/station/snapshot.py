@@ -10,9 +10,10 @@ from pathlib import Path
 
 import cv2
 
+from mlkd_ros.imaging import drawing
 from mlkd_ros.station.link import Picture
 from mlkd_ros.station.picture import Pictures
-from mlkd_ros.tracking import TrackState, drawing
+from mlkd_ros.tracking import TrackState
 
 __all__ = ["save_snapshot"]
 

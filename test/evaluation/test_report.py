@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mlkd_ros.cli import report as report_command
 from mlkd_ros.data.sequences import DatasetError, ImageFrames, Sequence
-from mlkd_ros.evaluation import report_command
 from mlkd_ros.evaluation.one_pass import OnePass, write_result
 from mlkd_ros.evaluation.report import read_section, write_report
 from mlkd_ros.evaluation.results import read_annotated, score_folder, write_manifest

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame, StampOutsideHistoryError
-from mlkd_ros.tracking.frame import BgrFrame
+from mlkd_ros.imaging.frame import BgrFrame
+from mlkd_ros.session.history import FrameHistory, HeldFrame, StampOutsideHistoryError
 
 FRAME = BgrFrame(np.zeros((4, 4, 3), np.uint8))
 MS = 1_000_000
@@ -82,12 +82,26 @@ def test_empty_and_single() -> None:
     assert held_at(history_of(500), 540) == 500
 
 
-def test_stamps_that_go_backwards_clear_it() -> None:
+def test_stamps_that_go_backwards_do_not_clear_it() -> None:
     history = history_of(1000, 1033, 1067)
-    assert history.add(HeldFrame(FRAME, START, 4, 100)) is True
-    assert history.add(HeldFrame(FRAME, START + 33 * MS, 5, 100)) is False
-    assert [held.number for held in history.after(0)] == [4, 5]
-    assert history.nbytes == 200
+    for number, offset in ((4, 0), (5, 33), (6, 1033)):
+        judged = START + (1000 + 33 * number) * MS
+        history.add(HeldFrame(FRAME, START + offset * MS, number, 100, None, judged))
+    assert [held.number for held in history.after(0)] == [1, 2, 3, 4, 5, 6]
+    assert history.at(START + 1067 * MS).number == 3
+    assert history.at(START + 2 * MS).number == 4
+    assert history.at(START + 1033 * MS).number == 6, "the newest with that stamp"
+
+
+def test_images_without_a_stamp_are_held_and_not_found_by_one() -> None:
+    history = FrameHistory(10.0, 10**9)
+    for number in range(1, 81):
+        time = START + number * 33 * MS
+        stamp = None if number % 40 == 0 else time
+        history.add(HeldFrame(FRAME, stamp, number, 100, None, time))
+    assert len(history) == 80
+    assert history.at(START + 39 * 33 * MS).number == 39
+    assert history.at(START + 40 * 33 * MS).number in (39, 41)
 
 
 def test_equal_stamps_are_told_apart_by_number() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from node_support import Scene
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.node.parameters import default_settings
 from mlkd_ros.node.pointing import Mark, designation, fitted
-from mlkd_ros.node.targets import Code, Designation, DesignationError, TargetSet
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Code, Designation, DesignationError, TargetSet
 from mlkd_ros.tracking import Tracker
-from mlkd_ros.tracking.frame import as_frame
 from mlkd_ros.tracking.geometry import iou
 
 PERIOD = 33_000_000

@@ -14,8 +14,8 @@ import pytest
 from node_support import GroundStation, Scene, TrackerProcess, image_of, only_box, wait_until
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node import resume
-from mlkd_ros.node.resume import ResumeError, ResumeFile, default_path
+from mlkd_ros.session import resume
+from mlkd_ros.session.resume import ResumeError, ResumeFile, default_path
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import TargetRecord, TrackState
 from mlkd_ros.tracking.geometry import iou

@@ -342,7 +342,7 @@ async def _record(address: str, folder: Path) -> None:
         assert picture.shape == (SIZE[1], SIZE[0], 3)  # full resolution, whatever the page shows
         about = json.loads(kept.with_suffix(".json").read_text())
         assert (about["stamp"], about["image_size"]) == (header["stamp"], list(SIZE))
-        async with http.get(address + reply["file"][1:]) as response:
+        async with http.get(address + reply["file"]) as response:
             assert response.status == 200 and await response.read() == kept.read_bytes()
         async with http.get(address + "snapshots/other.jpg") as response:
             assert response.status == 404
@@ -450,3 +450,49 @@ def test_ten_thousand_random_messages_are_read_or_refused() -> None:
             assert isinstance(message, Init)
             assert 0 <= message.stamp < 2**31 * 10**9 and message.image_size[0] < 2**32
     assert 0 < read < 5000
+
+
+def test_pages_behind_a_proxy_and_programs_with_the_token() -> None:
+    """What proxies make of Host, and what browsers say of themselves."""
+    access = Access.rules("0.0.0.0", "t" * 32, ("gs.example",))
+
+    def own(origin: str, host: str, **more: str) -> bool:
+        return access.own_page({"Origin": origin, "Host": host, **more})
+
+    assert own("https://gs.example", "gs.example")
+    assert own("https://gs.example", "gs.example:443")
+    assert own("https://gs.example:8443", "gs.example")
+    assert own("https://gs.example:8443", "gs.example:8443")
+    assert own("https://gs.example", "127.0.0.1:8080"), "the proxy writes our own address there"
+    assert own("http://192.0.2.7:8080", "192.0.2.7:8080")
+    assert not own("http://192.0.2.7:8081", "192.0.2.7:8080"), "another service of this machine"
+    assert not own("http://192.0.2.7", "192.0.2.7:8080")
+    assert not own("https://evil.example", "127.0.0.1:8080")
+    assert not own("https://evil.example", "gs.example")
+    assert not own("null", "gs.example")
+    assert not own("https://gs.example:x", "gs.example")
+    assert not own("https://gs.example", "gs.example", **{"Sec-Fetch-Site": "same-site"})
+    assert not access.own_page({"Host": "gs.example"})
+
+
+def test_a_program_needs_no_origin_but_the_token(start_node: Callable, tmp_path: Path) -> None:
+    token = "0123456789abcdefghij"
+    file = tmp_path / "token"
+    file.write_text(token)
+    file.chmod(0o600)
+    station = start_node(
+        "ground_station", *ANY_PORT, "--bind", "0.0.0.0", "--token-file", str(file)
+    )
+    port = urlsplit(address_of(station)).port
+
+    async def act() -> None:
+        address = f"http://127.0.0.1:{port}/"
+        async with session() as http:
+            bearer = {"Authorization": f"Bearer {token}"}
+            async with http.ws_connect(address + "socket", headers=bearer) as wire:
+                assert (await wire.receive_json(timeout=60))["type"]
+            for wrong in ({}, {"Authorization": "Bearer " + "x" * 20}):
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await http.ws_connect(address + "socket", headers=wrong)
+
+    asyncio.run(act())

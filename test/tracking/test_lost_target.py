@@ -53,19 +53,11 @@ def test_a_target_that_is_gone_has_no_box_and_is_given_up(tracker, ground):
         tracker.init(scene(ground, [(200, 150)]), (200, 150, *CAR))
         for _ in range(8):
             assert tracker.update(scene(ground, [(200, 150)])).box is not None
-            assert tracker.expectation is None
-        results = [tracker.update(scene(ground, [])) for _ in range(12)]
-        known = tracker.expectation
-        results += [tracker.update(scene(ground, [])) for _ in range(33)]
+        results = [tracker.update(scene(ground, [])) for _ in range(45)]
     finally:
         tracker.set_presence(presence)
     assert all(result.box is None for result in results[6:])
     assert results[12].state == TrackState.LOST
-    assert known is not None
-    assert math.dist(known.centre, (224, 163)) < 60
-    assert known.covariance[0] > 0 and known.covariance[3] > 0
-    assert known.seconds_lost + known.seconds_to_give_up == pytest.approx(0.5)
-    assert tracker.expectation is None  # given up
     assert results[-1].state == TrackState.GIVEN_UP
 
 

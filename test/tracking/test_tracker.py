@@ -6,7 +6,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from mlkd_ros.tracking.presence import calibrated_confidence
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
@@ -15,9 +17,7 @@ from mlkd_ros.tracking import (
     load_tracker,
     update_together,
 )
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
-from mlkd_ros.tracking.presence import calibrated_confidence
 
 SIZE = (640, 360)
 

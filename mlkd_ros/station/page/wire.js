@@ -26,8 +26,7 @@ export class Wire {
   get stalled() { const since = (performance.now() - this.last) / 1000; return this.open && this.last && since > STALLED_S ? since : 0; }
 
   connect() {
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    this.socket = new WebSocket(`${scheme}://${location.host}/socket`);
+    this.socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => {
       this.retry = 0;
@@ -51,7 +50,7 @@ export class Wire {
       for (const request of [...this.pending.keys()]) this.reply({ request, ok: false, code: "CLOSED", message: "The connection was lost before the answer" });
       setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.retry++));
       // A browser does not tell why a WebSocket was refused; a plain request does.
-      const reason = await fetch("/", { cache: "no-store" }).then((r) => r.status, () => 0);
+      const reason = await fetch("./", { cache: "no-store" }).then((r) => r.status, () => 0);
       if (reason === 401) location.reload();
     };
   }
