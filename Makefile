@@ -23,7 +23,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
-	$(BIN)/pip install -e '.[tools,train,plot,station,test]'
+	$(BIN)/pip install -e '.[tools,train,plot,station,video,test]'
 	touch $@
 
 demo: setup

@@ -179,26 +179,26 @@ def _conditions(arguments: argparse.Namespace) -> list[str]:
 
 def _load(arguments: argparse.Namespace, store: Store, problems: list[str]) -> list[Sequence]:
     from mlkd_ros.evaluation import night_flights
-    from mlkd_ros.evaluation.datasets import choose, load_dataset
+    from mlkd_ros.evaluation.datasets import load_dataset
     from mlkd_ros.evaluation.results import ANNOTATIONS
     from mlkd_ros.evaluation.running import progress
 
     annotations = store.folder / store.dataset / ANNOTATIONS
     missing = 0
     if arguments.dataset == "night-flights":
-        missing = night_flights.frames_to_render(annotations)
+        missing = night_flights.frames_to_render(annotations, arguments.sequence)
         if missing:
             print(f"rendering {missing} frames once for their annotation", file=sys.stderr)
     with progress(missing) as advance:
-        sequences = load_dataset(
+        return load_dataset(
             arguments.dataset,
             arguments.root,
             problems,
             annotations=annotations,
             jobs=arguments.jobs,
             on_frames=advance,
+            names=arguments.sequence,
         )
-    return choose(sequences, arguments.sequence)
 
 
 @dataclass(frozen=True)

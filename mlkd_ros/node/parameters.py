@@ -35,6 +35,7 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described_parameters",
 ]
 
 #: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
@@ -193,14 +194,15 @@ class Settings:
     )
     history_duration: float = declaration(
         3.0,
-        "Seconds of images kept for starting on an image of the past. As long as the operator's "
-        "video is late, and a little more.",
+        "Seconds of images kept for starting on an image of the past. What operators at a ground "
+        "station look at is kept for longer where their link is later than that, up to 30 s.",
         low=0.0,
         high=60.0,
     )
     history_megabytes: int = declaration(
         256,
-        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second.",
+        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second. Where "
+        "it is short, images that no operator was sent are dropped first.",
         low=1,
         high=65536,
     )
@@ -325,6 +327,15 @@ def _check(settings: Settings) -> None:
 def default_settings() -> Settings:
     """Every parameter at its default."""
     return Settings()
+
+
+def described_parameters() -> list[tuple[str, object, str]]:
+    """Name, default and meaning of every parameter; thresholds have those of the student."""
+    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
+    return found + [
+        (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
+        for name, one in PRESENCE.items()
+    ]
 
 
 class Parameters:

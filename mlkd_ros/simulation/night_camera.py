@@ -36,6 +36,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
 from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import box_to_message
 from mlkd_ros.node.start import start_ros, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
@@ -65,6 +66,10 @@ class _Declared:
     choices: tuple[str, ...] = ()
 
 
+_DESCRIPTION = (
+    "The camera of a UAV on a rendered night flight: publishes image (bgr8), camera_info and "
+    "ground_truth, in namespace /mlkd unless -r __ns:=/other is given."
+)
 _PARAMETERS = (
     _Declared(
         "scenario",
@@ -238,6 +243,8 @@ def _spin(executor: SingleThreadedExecutor) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
+    described = [(one.name, one.default, one.description) for one in _PARAMETERS]
+    take_no_arguments("night_camera", _DESCRIPTION, described, args)
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other core
     leave_interrupts_to_rclpy()
