@@ -215,7 +215,7 @@ def test_the_scan_covers_the_reach_nearest_first(windows):
     one, scanned = search(deviation=40.0), []
     while len(scanned) < 80:
         here, *others = one.centres(windows)
-        assert here == HERE and len(others) == windows - 1
+        assert here == HERE and 1 <= len(others) <= windows - 1
         scanned += others
     count = len(set(scanned))
     assert len(scanned) > count  # it begins again
