@@ -242,6 +242,7 @@ class CameraComponent:
         self._sent: dict[tuple[Station, int], float] = {}
         self._next_streams = -math.inf
         self._next_heartbeat = -math.inf
+        self._greeted: set[Station] = set()
         self._text_id = 0
         self._commands: dict[int, Callable[[_Sender, list[float], float, _Pending], int]] = {
             mavlink.MAV_CMD_REQUEST_MESSAGE: self._request_message,
@@ -482,19 +483,23 @@ class CameraComponent:
         """Send what is due. Returns the time of the next such call, at the latest."""
         if not self._vehicle.system:
             return now + _HEARTBEAT_S
-        if now >= self._next_heartbeat:
-            self._next_heartbeat = now + _HEARTBEAT_S
-            for peer in self._peers():
+        due = now >= self._next_heartbeat
+        for peer in self._peers():
+            if due or peer not in self._greeted:
                 self._send(peer, self._heartbeat(now))
+                self._greeted.add(peer)
+        if due:
+            self._next_heartbeat = now + _HEARTBEAT_S
+            self._greeted.intersection_update(self._peers())
             self._set_aside_the_gone(now)
             self._ask_vehicle(now)
-        due = self._next_heartbeat
+        next_call = self._next_heartbeat
         for pending in list(self._pending):
-            due = min(due, self._attend(pending, now))
+            next_call = min(next_call, self._attend(pending, now))
         for peer in {key[0] for key in self._requests}:
             for identity, interval in self._intervals(peer).items():
-                due = min(due, self._stream(peer, identity, interval, now))
-        return due
+                next_call = min(next_call, self._stream(peer, identity, interval, now))
+        return next_call
 
     def _attend(self, pending: _Pending, now: float) -> float:
         """Tell who waits; give up what takes too long."""

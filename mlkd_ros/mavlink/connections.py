@@ -33,6 +33,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 #: Bytes that may wait for a slow link. What does not fit is left out, whole frames at a time.
 _MOST_WAITING = 32768
 _READ_SIZE = 65536
+#: Bytes that may wait to be read: a burst of one peer is not to cost another its command.
+_RECEIVE_BUFFER = 1 << 20
 #: Seconds from the Unix epoch to that of signatures, 2015-01-01.
 _SIGNING_EPOCH = 1420070400
 _DEFAULT_PORT, _DEFAULT_BAUD = 14550, 57600
@@ -252,6 +254,7 @@ class _Udp(_Link):
         )[0]
         opened = socket.socket(family, socket.SOCK_DGRAM)
         opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         try:
             if self.endpoint.kind == "udpin":
                 opened.bind(address)
@@ -536,7 +539,7 @@ class Connections:
 
     take: called with a peer and a message for each one that is received. log: takes a line for
     people whenever a link opens, fails or gains a peer. key: for signing, 32 bytes; None: unsigned
-    frames are sent and taken in.
+    frames are sent and taken in. first: called before what has been received is handed on.
     """
 
     def __init__(
@@ -545,14 +548,17 @@ class Connections:
         take: Callable[[Peer, Any], None],
         log: Callable[[str], None] = lambda line: None,
         key: bytes | None = None,
+        first: Callable[[], None] = lambda: None,
     ) -> None:
+        self._first = first
         self.log, self.key = log, key
         self._take = take
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
         for end in (self._woken, self._waker):
             end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, (self._drain, None))
+        self._watched: set[int] = set()
+        self.watch(self._woken, self._drain)
         self._links = [_LINKS[e.kind](self, e, i) for i, e in enumerate(endpoints)]
 
     @property
@@ -570,12 +576,15 @@ class Connections:
         now = time.monotonic()
         for link in self._links:
             link.tend(now)
-        for key, events in self._selector.select(timeout):
+        ready = self._selector.select(timeout)
+        self._first()
+        for key, events in ready:
             read, write = key.data
-            if events & selectors.EVENT_WRITE and write is not None:
+            watched = id(key.fileobj) in self._watched
+            if events & selectors.EVENT_WRITE and write is not None and watched:
                 write()
-            # The writer may have closed it.
-            if events & selectors.EVENT_READ and key.fileobj in self._selector.get_map():
+            # Something else that was called for meanwhile may have closed it.
+            if events & selectors.EVENT_READ and id(key.fileobj) in self._watched:
                 read()
 
     def wake(self) -> None:
@@ -603,6 +612,7 @@ class Connections:
     ) -> None:
         """Call `read` whenever `file` can be read, and `write` when it can be and is wanted."""
         self._selector.register(file, selectors.EVENT_READ, (read, write))
+        self._watched.add(id(file))
 
     def want_write(self, file: Any, wanted: bool) -> None:
         """Whether to be told when `file` can be written."""
@@ -614,6 +624,7 @@ class Connections:
     def unwatch(self, file: Any) -> None:
         """No more calls for `file`."""
         self._selector.unregister(file)
+        self._watched.discard(id(file))
 
     def receive(self, peer: Peer, data: bytes, datagram: bool) -> None:
         """Hand on what is in some bytes of a peer."""

@@ -96,7 +96,7 @@ def _earth_ray(ray: np.ndarray, camera_to_earth: np.ndarray) -> np.ndarray:
 
 
 def _meet(ray: np.ndarray, height: float) -> np.ndarray | None:
-    """North and east, from below the aircraft, of where a ray (north, east, down) meets the ground."""
+    """Where a ray (north, east, down) meets the ground, as north and east of the aircraft."""
     if not np.isfinite(ray).all() or ray[2] < math.sin(_LEAST_DEPRESSION) * np.linalg.norm(ray):
         return None
     return np.asarray(ray[:2] * (height / ray[2]))

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -30,96 +28,23 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo
 
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
-from mlkd_ros.mavlink.component import (
-    CameraComponent,
-    CameraFacts,
-    CameraSettings,
-    Done,
-    Target,
-)
-from mlkd_ros.mavlink.connections import Connections, Endpoint, parse_endpoint, signing_key
+from mlkd_ros.mavlink.component import CameraFacts, CameraSettings, Done, Target
+from mlkd_ros.mavlink.connections import parse_endpoint, signing_key
 from mlkd_ros.mavlink.geolocation import GroundPoint, Uncertainties, locate
+from mlkd_ros.mavlink.link import LinkThread
 from mlkd_ros.mavlink.settings import MavlinkParameters, MavlinkSettings
 from mlkd_ros.mavlink.tracker_client import TrackerClient
-from mlkd_ros.mavlink.vehicle import Vehicle, rotation_of_euler
+from mlkd_ros.mavlink.vehicle import rotation_of_euler
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.node.parameters import ParameterError
 
-__all__ = ["LinkThread", "MavlinkNode", "main"]
+__all__ = ["MavlinkNode", "main"]
 
-_LONGEST_WAIT = 0.25
 #: Seconds for which a bearing may stand for a target.
 _BEARING_AGE = 0.5
 #: Images that the camera's rate is an average over.
 _RATE_IMAGES = 30
-_SHUTDOWN_S = 5.0
-
-
-class LinkThread:
-    """The thread that owns connections, vehicle and camera component.
-
-    `call` hands it something to do; everything else is its own.
-    """
-
-    def __init__(
-        self,
-        endpoints: list[Endpoint],
-        settings: CameraSettings,
-        system_id: int,
-        tracker: Any,
-        log: Callable[[str], None],
-        key: bytes | None = None,
-    ) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._ended = False
-        self.vehicle = Vehicle(system_id)
-        self.connections = Connections(endpoints, self._take, log, key)
-        self.component = CameraComponent(
-            settings, tracker, self.vehicle, lambda: self.connections.peers, log, time.monotonic()
-        )
-        self._log = log
-        self._thread = threading.Thread(target=self._run, name="mavlink", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def call(self, what: Callable[[], None]) -> None:
-        """Have it done in that thread, soon. Any thread may call this."""
-        self._calls.put(what)
-        self.connections.wake()
-
-    def stop(self) -> None:
-        """End the thread and close the links."""
-        self._ended = True
-        self.connections.wake()
-        self._thread.join(_SHUTDOWN_S)
-
-    def _take(self, peer: Any, message: Any) -> None:
-        self._guarded(lambda: self.component.receive(peer, message, time.monotonic()))
-
-    def _run(self) -> None:
-        due = time.monotonic()
-        while not self._ended:
-            self.connections.poll(min(max(due - time.monotonic(), 0.0), _LONGEST_WAIT))
-            while not self._calls.empty():
-                self._guarded(self._calls.get())
-            due = self._tick()
-        self.connections.close()
-
-    def _tick(self) -> float:
-        now = time.monotonic()
-        due = [now + _LONGEST_WAIT]
-        self._guarded(lambda: due.append(self.component.tick(now)))
-        return min(due)
-
-    def _guarded(self, what: Callable[[], Any]) -> None:
-        """A fault in the answer to one message must not silence the camera."""
-        try:
-            what()
-        except Exception as error:
-            self._log(f"internal error: {type(error).__name__}: {error}")
 
 
 class _Crossing:
