@@ -73,6 +73,7 @@ ARGUMENTS = (
         "`taskset -c 3`, or several of them. The first two need the right to do so.",
     ),
     launching.RECORD,
+    *launching.MAVLINK,
 )
 
 
@@ -87,6 +88,8 @@ def nodes(context: LaunchContext) -> list[Action]:
     actions: list[Action] = []
     if given["camera"] != "none":
         actions.append(camera(given))
+    if given["mavlink"]:
+        actions.append(launching.mavlink(given))
     managed = launching.is_true(given["manage_lifecycle"])
     tracker = launching.tracker(
         given,

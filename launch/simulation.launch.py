@@ -43,6 +43,7 @@ ARGUMENTS = (
         "/camera_info",
     ),
     launching.RECORD,
+    *launching.MAVLINK,
 )
 
 
@@ -59,8 +60,9 @@ def nodes(context: LaunchContext) -> list[Node]:
         camera = gazebo_bridge(given)
     else:
         camera = night_camera(given)
-    recorder = [launching.recorder(given)] if given["record"] else []
-    return [launching.tracker(given), *recorder, camera]
+    beside = [launching.recorder(given)] if given["record"] else []
+    beside += [launching.mavlink(given)] if given["mavlink"] else []
+    return [launching.tracker(given), *beside, camera]
 
 
 def night_camera(given: dict[str, str]) -> Node:
