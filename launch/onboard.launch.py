@@ -88,8 +88,7 @@ def nodes(context: LaunchContext) -> list[Action]:
     actions: list[Action] = []
     if given["camera"] != "none":
         actions.append(camera(given))
-    if given["mavlink"]:
-        actions.append(launching.mavlink(given))
+    actions += launching.beside(given)
     managed = launching.is_true(given["manage_lifecycle"])
     tracker = launching.tracker(
         given,

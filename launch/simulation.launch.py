@@ -60,9 +60,8 @@ def nodes(context: LaunchContext) -> list[Node]:
         camera = gazebo_bridge(given)
     else:
         camera = night_camera(given)
-    beside = [launching.recorder(given)] if given["record"] else []
-    beside += [launching.mavlink(given)] if given["mavlink"] else []
-    return [launching.tracker(given), *beside, camera]
+    recorder = [launching.recorder(given)] if given["record"] else []
+    return [launching.tracker(given), *recorder, *launching.beside(given), camera]
 
 
 def night_camera(given: dict[str, str]) -> Node:
@@ -71,6 +70,8 @@ def night_camera(given: dict[str, str]) -> Node:
     for name in ("scenario", "seed", "use_sim_time"):
         if given[name]:
             options += ["-p", f"{name}:={given[name]}"]
+    if given["gimbal"] != "none":
+        options += ["-p", "gimbal:=true"]
     return Node(
         package="mlkd_ros",
         executable="night_camera",

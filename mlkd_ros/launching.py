@@ -24,9 +24,9 @@ __all__ = [
     "MAVLINK",
     "RECORD",
     "argument",
+    "beside",
     "image_remappings",
     "is_true",
-    "mavlink",
     "parameter_argument",
     "recorder",
     "require_package",
@@ -94,6 +94,14 @@ MAVLINK = (
         "serial:DEVICE:BAUD. Empty: none.",
     ),
     argument("video_uri", "With mavlink: address of the video that ground stations are told."),
+    argument(
+        "gimbal",
+        "Follow the target with the camera's gimbal. ros: executable gimbal publishes rates on "
+        "gimbal_rate. mavlink: they go to the vehicle's gimbal manager as well; needs mavlink. "
+        "none: nothing is moved.",
+        "none",
+        ["none", "ros", "mavlink"],
+    ),
     argument(
         "point_topic",
         "Topic of clicks of the tracker. Empty: as in params_file, or `point` with mavlink, whose "
@@ -167,6 +175,7 @@ def mavlink(given: dict[str, str]) -> Node:
     parameters: dict[str, Any] = {
         "connections": given["mavlink"],
         "video_uri": given["video_uri"],
+        "gimbal": given["gimbal"] == "mavlink",
         "use_sim_time": is_true(given["use_sim_time"]),
     }
     return Node(
@@ -175,6 +184,29 @@ def mavlink(given: dict[str, str]) -> Node:
         name="mavlink",
         namespace=given["namespace"],
         parameters=[parameters],
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+    )
+
+
+def beside(given: dict[str, str]) -> list[Node]:
+    """The MAVLink camera and the gimbal's follower, if asked for."""
+    if given["gimbal"] == "mavlink" and not given["mavlink"]:
+        raise RuntimeError("gimbal:=mavlink needs mavlink:=..., which says where the vehicle is")
+    nodes = [mavlink(given)] if given["mavlink"] else []
+    if given["gimbal"] != "none":
+        nodes.append(gimbal(given))
+    return nodes
+
+
+def gimbal(given: dict[str, str]) -> Node:
+    """Who follows with the gimbal."""
+    return Node(
+        package="mlkd_ros",
+        executable="gimbal",
+        name="gimbal",
+        namespace=given["namespace"],
+        parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )

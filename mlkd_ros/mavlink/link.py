@@ -11,6 +11,7 @@ from typing import Any
 
 from mlkd_ros.mavlink.component import CameraComponent, CameraSettings, TrackerPort
 from mlkd_ros.mavlink.connections import Connections, Endpoint
+from mlkd_ros.mavlink.gimbal_manager import GimbalManager
 from mlkd_ros.mavlink.vehicle import Vehicle
 
 __all__ = ["LinkThread"]
@@ -41,8 +42,21 @@ class LinkThread:
         self.component = CameraComponent(
             settings, tracker, self.vehicle, lambda: self.connections.peers, log, time.monotonic()
         )
+        self.gimbal: GimbalManager | None = None
         self._log = log
         self._thread = threading.Thread(target=self._run, name="mavlink", daemon=True)
+
+    def drive_gimbal(self, device_id: int = 0) -> GimbalManager:
+        """Have a gimbal manager's client, too. To be called before `start`."""
+        self.component.needs_attitude = True
+        self.gimbal = GimbalManager(
+            self.vehicle,
+            self.component.settings.component_id,
+            lambda: self.connections.peers,
+            device_id,
+            self._log,
+        )
+        return self.gimbal
 
     def start(self) -> None:
         """Begin."""
@@ -60,7 +74,11 @@ class LinkThread:
         self._thread.join(_SHUTDOWN_S)
 
     def _take(self, peer: Any, message: Any) -> None:
-        self._guarded(lambda: self.component.receive(peer, message, time.monotonic()))
+        now = time.monotonic()
+        self._guarded(lambda: self.component.receive(peer, message, now))
+        gimbal = self.gimbal
+        if gimbal is not None:
+            self._guarded(lambda: gimbal.receive(message, now))
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -78,6 +96,9 @@ class LinkThread:
         now = time.monotonic()
         due = [now + _LONGEST_WAIT]
         self._guarded(lambda: due.append(self.component.tick(now)))
+        gimbal = self.gimbal
+        if gimbal is not None:
+            self._guarded(lambda: gimbal.tick(now))
         return min(due)
 
     def _guarded(self, what: Callable[[], Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
@@ -117,7 +118,13 @@ class MavlinkNode(Node):
         )
         self._bearing_subscription: Any = None
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(1.0, self._every_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._every_second, clock=steady)
+        if settings.gimbal:
+            self.link.drive_gimbal(settings.gimbal_device_id)
+            self.create_subscription(TwistStamped, "gimbal_rate", self._on_rate, 10)
+            self._override = self.create_publisher(TwistStamped, "gimbal_override", 10)
+            self.create_timer(0.1, self._tell_override, clock=steady)
         self.link.start()
 
     def destroy_node(self) -> None:
@@ -208,6 +215,21 @@ class MavlinkNode(Node):
             return turn
         body = vehicle.attitude(when)
         return None if body is None else body @ self._mount
+
+    # --- the gimbal -----------------------------------------------------------------------------
+
+    def _on_rate(self, message: TwistStamped) -> None:
+        gimbal = self.link.gimbal
+        if gimbal is not None:
+            yaw, pitch = float(message.twist.angular.y), float(message.twist.angular.x)
+            self.link.call(lambda: gimbal.rate(yaw, pitch, time.monotonic()))
+
+    def _tell_override(self) -> None:
+        """While somebody else has the gimbal the follower is not to think that it moves it."""
+        if self.link.gimbal is not None and self.link.gimbal.overridden:
+            message = TwistStamped()
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._override.publish(message)
 
     # --- once a second --------------------------------------------------------------------------
 

@@ -74,6 +74,12 @@ class MavlinkSettings:
         "rtsp://192.168.1.10:8554/night. Empty: none is announced.",
         change=Change.AT_START,
     )
+    gimbal: bool = declaration(
+        False,
+        "Whether to hand the rates on topic gimbal_rate on to the vehicle's gimbal manager: see "
+        "executable gimbal.",
+        change=Change.AT_START,
+    )
     gimbal_device_id: int = declaration(
         0,
         "Component id of the gimbal that the camera is on, or 1 to 6 for one that the autopilot "

@@ -57,7 +57,7 @@ TRACKER_ARGUMENTS = {
     "use_sim_time",
     "log_level",
 }
-MAVLINK_ARGUMENTS = {"mavlink", "video_uri", "point_topic"}
+MAVLINK_ARGUMENTS = {"mavlink", "video_uri", "gimbal", "point_topic"}
 OWN_ARGUMENTS = {
     "tracker": set(),
     "simulation": {

@@ -25,6 +25,7 @@ EXECUTABLES = (
     "recorder",
     "ground_station",
     "mavlink",
+    "gimbal",
     "mlkd",
 )
 
