@@ -32,11 +32,11 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from latency import Scene
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from scene import Scene
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 

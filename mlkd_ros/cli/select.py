@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--flights", type=int, default=0, metavar="N",
         help="rendered night flights to fly as well, as one more condition (default: none)",
     )  # fmt: skip
+    parser.add_argument(
+        "--start", type=Path,
+        help="where the students come from, flown beside them: a student that is below it by day, "
+        "or in its boxes, by more than a standard error is refused",
+    )  # fmt: skip
+    parser.add_argument(
+        "--blend", type=float, nargs="+", default=[], metavar="SHARE",
+        help="weight averages on the way from the start to each student, 0 to 1, as further "
+        "candidates (needs --start)",
+    )  # fmt: skip
     parser.set_defaults(run_command=run)
 
 
@@ -72,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     unused(arguments.output, arguments.force, makes_folder=True)
     paths = find_candidates(arguments.runs)
+    if arguments.starts < 1:
+        raise ValueError(f"--starts must be 1 or more, not {arguments.starts}")
     problems: list[str] = []
     sequences = load_dataset(
         arguments.dataset, arguments.validation, problems, annotations=arguments.output.parent
@@ -80,17 +93,22 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(problems[0])
     sequences = choose(sequences, arguments.sequence)
     conditions = arguments.condition or list(DEFAULT_CONDITIONS)
-    if arguments.starts < 1:
-        raise ValueError(f"--starts must be 1 or more, not {arguments.starts}")
     trials = make_trials(
         sequences, conditions, arguments.noise_seeds, arguments.flights, arguments.starts
     )
-    with progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frame:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frame,
+    ):
         options: dict[str, Any] = {"device": arguments.device, "on_frame": _one(on_frame)}
-        results = fly_candidates(paths, trials, **options)
-        best = max(results, key=lambda result: result.success)
+        start, paths = _with_start(arguments, paths, Path(folder))
+        results = fly_candidates([*paths, *start], trials, **options)
+        refused = _refused(results, bool(start))
+        students = results[: len(results) - len(start)]
+        fit = [result for result in students if _label(result) not in refused]
+        best = max(fit, key=lambda result: result.success)
         calibration = calibrate(best.samples)
-        _write(arguments, best, calibration, results)
+        _write(arguments, best, calibration, results, refused)
         shipped = fly_as_shipped(arguments.output, trials, **options)
     names = [sequence.name for sequence in sequences]
     card = _write_card(arguments, results, best, calibration, shipped, names)
@@ -99,13 +117,51 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _with_start(
+    arguments: argparse.Namespace, paths: list[Path], folder: Path
+) -> tuple[list[Path], list[Path]]:
+    """The start as a checkpoint that flies (none or one), and the candidates with the blends."""
+    from ..distillation.student import average_files
+
+    if arguments.start is None:
+        if arguments.blend:
+            raise ValueError("--blend averages students with their start: give --start as well")
+        return [], paths
+    if any(not 0 < share < 1 for share in arguments.blend):
+        raise ValueError(f"--blend must be shares between 0 and 1, not {arguments.blend}")
+    start = folder / "start" / "start.safetensors"
+    average_files([arguments.start], start)
+    blends = []
+    for path in paths:
+        for share in arguments.blend:
+            blend = folder / path.parent.name / f"{path.stem}_{share:g}.safetensors"
+            average_files([path, arguments.start], blend, [share, 1 - share])
+            blends.append(blend)
+    return [start], [*paths, *blends]
+
+
+def _refused(results: list[CandidateResult], has_start: bool) -> dict[str, str]:
+    """Labels of students below the start, the last result, and why. ValueError when all are."""
+    from ..distillation.selection import refusal
+
+    if not has_start:
+        return {}
+    *students, start = results
+    reasons = {_label(result): refusal(result, start) for result in students}
+    refused = {label: reason for label, reason in reasons.items() if reason}
+    if len(refused) == len(students):
+        told = "; ".join(f"{label}: {reason}" for label, reason in refused.items())
+        raise ValueError(f"every student is below its start: {told}")
+    return refused
+
+
 def _one(on_frame: Any) -> Any:
     return lambda _: on_frame(1)
 
 
 def _write(
     arguments: argparse.Namespace, best: CandidateResult, calibration: Calibration,
-    results: list[CandidateResult],
+    results: list[CandidateResult], refused: dict[str, str],
 ) -> None:  # fmt: skip
     """Write the chosen student with its calibration and how it was chosen."""
     from ..tracking.checkpoint import load_checkpoint, save_checkpoint
@@ -119,6 +175,8 @@ def _write(
         "starts": arguments.starts,
         "flights": arguments.flights,
         "success_auc": {_label(result): round(result.success, 4) for result in results},
+        "iou_on_target": {_label(r): round(r.box_quality, 4) for r in results},
+        "refused": refused,
         "chosen": _label(best),
     }
     provenance = {

@@ -54,7 +54,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="MP4", help="annotated video to write")
     parser.add_argument("--csv", type=Path, help=f"table to write: {', '.join(CSV_COLUMNS)}")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
-    parser.add_argument("--checkpoint", type=Path, help="student to use (default: the shipped one)")
+    parser.add_argument(
+        "--student", "--checkpoint", dest="student", default="auto", metavar="NAME",
+        help="fast, accurate, or a .safetensors file (default: accurate on CUDA, else fast)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument(
@@ -108,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     with open_source(
         arguments.input, topic=arguments.topic, rate=arguments.rate, camera=camera
     ) as source:
-        tracker = load_tracker(arguments.checkpoint, device=arguments.device)
+        tracker = load_tracker(arguments.student, device=arguments.device)
         summary = Summary()
         try:
             _track(source, tracker, arguments, summary)

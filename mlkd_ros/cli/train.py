@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--flights", type=int, default=0,
         help="rendered night flights to add (group `flights`); cut once, into CACHE/flights",
     )  # fmt: skip
+    parser.add_argument(
+        "--per-still", type=int, default=0, metavar="N",
+        help="largest number of objects cut out of one still image (default: all)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, default=1, help="loader processes")
     _add_set(parser)
@@ -86,7 +91,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def _add_start(parser: argparse.ArgumentParser, several: bool) -> None:
     parser.add_argument(
         "--start", type=Path, nargs="+" if several else 1, default=[],
-        help="published nanotrackv3.pth, or a student checkpoint"
+        help="published nanotrackv3.pth or LightFC graphs, or a student checkpoint"
         + (": one for all, or one for each" if several else ""),
     )  # fmt: skip
 
@@ -94,7 +99,8 @@ def _add_start(parser: argparse.ArgumentParser, several: bool) -> None:
 def _add_teacher(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--teacher", type=Path, nargs="+", required=required, default=[],
-        help="the teacher's tracker: checkpoint or nanotrackv3.pth; several are an ensemble",
+        help="the teacher's tracker: checkpoint, nanotrackv3.pth or LightFC's graphs; several of "
+        "one architecture are an ensemble, of several architectures each teaches",
     )  # fmt: skip
     parser.add_argument(
         "--enhancer", default="gamma",
@@ -115,19 +121,22 @@ def _add_enhancer(kinds: Any) -> None:
     parser.set_defaults(run_command=run_enhancer)
 
 
-def open_or_build_cache(data: Sequence[str], folder: Path) -> PairCache:
+def open_or_build_cache(data: Sequence[str], folder: Path, per_still: int = 0) -> PairCache:
     """The pair cache of the real material ``[LAYOUT=]PATH``, cut on the first call.
 
     ValueError when ``folder`` holds the cache of other material.
     """
-    from ..data.cache import PairCache, build_pair_cache
+    from ..data.cache import CacheSettings, PairCache, build_pair_cache
     from ..data.training_sets import load_material
 
     note = folder / "sources.txt"
     named = "".join(f"{source}\n" for source in data)
     if not (folder / "cache.json").exists():
         material = load_material(data)
-        build_pair_cache(folder, material.sequences, material.stills, progress=sys.stderr.isatty())
+        build_pair_cache(
+            folder, material.sequences, material.stills, CacheSettings(per_still=per_still),
+            progress=sys.stderr.isatty(),
+        )  # fmt: skip
         note.write_text(named, encoding="utf-8")
     elif note.exists() and (cut := note.read_text(encoding="utf-8")) != named:
         raise ValueError(
@@ -177,7 +186,7 @@ def run_teacher(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     enhancer = load_enhancer(arguments.enhancer) if arguments.enhancer else None
     (student,), starts = _students(config, arguments.start, 1)
-    objective = Supervised(student, config.regression_weight, enhancer)
+    objective = Supervised(student, config.regression_weight, enhancer, config.losses)
     return _train(arguments, config, objective, starts)
 
 
@@ -190,12 +199,13 @@ def run_student(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--crl {arguments.crl} compares with a teacher: give --teacher as well")
     (student,), starts = _students(config, arguments.start, 1)
     if not arguments.teacher:
-        return _train(arguments, config, Supervised(student, config.regression_weight), starts)
+        objective = Supervised(student, config.regression_weight, rules=config.losses)
+        return _train(arguments, config, objective, starts)
     settings = replace(config.distillation, crl=(arguments.crl or "none",), election="none")
     config = replace(config, distillation=settings)
     teacher = _teacher(arguments, config)
-    objective = single_student(student, teacher, settings, config.regression_weight)
-    return _train(arguments, config, objective, starts)
+    room = single_student(student, teacher, settings, config.regression_weight, config.losses)
+    return _train(arguments, config, room, starts)
 
 
 def run_room(arguments: argparse.Namespace) -> int:
@@ -205,7 +215,8 @@ def run_room(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     settings = config.distillation
     students, starts = _students(config, arguments.start, len(settings.crl))
-    objective = Room(students, _teacher(arguments, config), settings, config.regression_weight)
+    teachers = _teacher(arguments, config)
+    objective = Room(students, teachers, settings, config.regression_weight, config.losses)
     return _train(arguments, config, objective, starts)
 
 
@@ -232,10 +243,10 @@ def _students(
     return [student for student, _ in pairs], [start for _, start in pairs]
 
 
-def _teacher(arguments: argparse.Namespace, config: TrainingConfig) -> Teacher:
-    from ..distillation.teacher import load_teacher
+def _teacher(arguments: argparse.Namespace, config: TrainingConfig) -> list[Teacher]:
+    from ..distillation.teacher import load_teachers
 
-    return load_teacher(arguments.teacher, arguments.enhancer, config.distillation.teacher_input)
+    return load_teachers(arguments.teacher, arguments.enhancer, config.distillation.teacher_input)
 
 
 def _sampler(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Any, dict[str, int]]:
@@ -245,9 +256,14 @@ def _sampler(arguments: argparse.Namespace, config: TrainingConfig) -> tuple[Any
     clean = bool(getattr(arguments, "teacher", None))
     clean = clean and config.distillation.teacher_input == "clean"
     folder = arguments.cache or arguments.run / "cache"
-    caches = {"real": open_or_build_cache(arguments.data, folder)}
+    caches = {"real": open_or_build_cache(arguments.data, folder, arguments.per_still)}
     if arguments.flights:
         caches["flights"] = open_or_build_flights(arguments.flights, folder / "flights")
+    if config.sampler.coded:
+        from ..data.coded import add_coded_windows
+
+        show = sys.stderr.isatty()
+        caches = {name: add_coded_windows(c, progress=show) for name, c in caches.items()}
     settings = replace(config.sampler, keep_clean=clean or config.sampler.keep_clean)
     sampler = PairSampler(list(caches.values()), settings, config.seed)
     return sampler, {name: len(cache) for name, cache in caches.items()}
@@ -279,16 +295,19 @@ def _train(
     wait_for_all()
     sampler, windows = _sampler(arguments, config)
     trainer = Trainer(config, objective, sampler, arguments.run, device, arguments.workers)
-    trainer.run(progress=sys.stderr.isatty())
+    write = partial(_write_students, arguments, trainer, starts, windows)
+    trainer.run(progress=sys.stderr.isatty(), on_snapshot=write)
     if rank() == 0:
-        _write_students(arguments, trainer, starts, windows)
+        write()
     end_processes()
     return 0
 
 
 def _write_students(
-    arguments: argparse.Namespace, trainer: Trainer, starts: Sequence[str], windows: dict[str, int]
-) -> None:
+    arguments: argparse.Namespace, trainer: Trainer, starts: Sequence[str], windows: dict[str, int],
+    step: int | None = None,
+) -> None:  # fmt: skip
+    """Write the averaged weights of every student; of a step on the way with its number."""
     import torch
 
     from ..distillation.student import write_student
@@ -300,14 +319,14 @@ def _write_students(
             "name": name,
             "start": starts[number],
             "config": config.to_dict(),
-            "pairs": config.steps * config.batch,
+            "pairs": trainer.step * config.batch,
             "windows": windows,
             "torch": torch.__version__,
         }
         if getattr(arguments, "teacher", None):
             provenance["teacher"] = [path.name for path in arguments.teacher]
             provenance["enhancer"] = Path(str(arguments.enhancer)).name
-        file = "student.safetensors" if name == "student" else f"student_{name}.safetensors"
-        path = arguments.run / file
+        kind = "student" if name == "student" else f"student_{name}"
+        path = arguments.run / f"{kind}{'' if step is None else f'-{step:06d}'}.safetensors"
         write_student(trainer.averaged[number], config.architecture, path, provenance)
         print(f"wrote {path}")

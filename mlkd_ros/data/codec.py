@@ -116,6 +116,19 @@ def captured(
         yield capture(frame, conditions, np.random.default_rng((first, number, *rest)))
 
 
+def sample_processing(rng: np.random.Generator, coded: bool = False) -> CameraProcessing:
+    """Draw a camera for training, from nearly none to a strong one; H.264 at 0.8 to 2.5 Mbit/s for
+    720p if ``coded``.
+    """
+    return CameraProcessing(
+        temporal=float(rng.choice([0.0, rng.uniform(0.3, 0.85)])),
+        spatial=float(rng.choice([0.0, rng.uniform(0.6, 1.6)])),
+        edge=float(rng.uniform(6.0, 20.0)),
+        sharpen=float(rng.choice([0.0, rng.uniform(0.2, 1.2)])),
+        bit_rate=float(10 ** rng.uniform(5.9, 6.4)) if coded else 0.0,
+    )
+
+
 def processed(
     frames: Iterable[np.ndarray], camera: CameraProcessing, frame_rate: float = 30.0
 ) -> Iterator[np.ndarray]:
@@ -147,9 +160,7 @@ def _denoised(frames: Iterable[np.ndarray], camera: CameraProcessing) -> Iterato
         yield develop(picture, camera)
 
 
-def _temporal(
-    picture: np.ndarray, past: np.ndarray | None, camera: CameraProcessing
-) -> np.ndarray:
+def _temporal(picture: np.ndarray, past: np.ndarray | None, camera: CameraProcessing) -> np.ndarray:
     """Mix with the past where the locally averaged difference looks like noise."""
     if past is None:
         return picture
@@ -198,7 +209,7 @@ def _coded(
             encoder = _encoder(av, width, height, camera, frame_rate)
         # The format has half the chrominance: odd sides lose their last line to a copy of it.
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        picture = av.VideoFrame.from_ndarray(even, format="bgr24")
+        picture = av.VideoFrame.from_ndarray(np.asarray(even, np.uint8), format="bgr24")
         picture.pts = number
         shown = [out for packet in encoder.encode(picture) for out in decoder.decode(packet)]
         if len(shown) != 1:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +104,6 @@ def _find(engine: Engine, pair: Pair, box: Box, sizes: Sequence[int]) -> list[Bo
     )
     template = engine.template(patch[None])
     windows = (CropWindow.around(cx, cy, side(size), size) for size in sizes)
-    regions = [Region(window, template, w, h, settings.window_influence) for window in windows]
-    found = engine.locate(BgrFrame(pair.later), regions)[:, :4].tolist()
+    regions = [Region(window, template, w, h, 0.35 * math.sqrt(w * h)) for window in windows]
+    found = engine.locate(BgrFrame(pair.later), regions)[:, 0, :4].tolist()
     return [(px - pw / 2, py - ph / 2, pw, ph) for px, py, pw, ph in found]

@@ -16,6 +16,7 @@ from ..tracking.network import build_student
 from ..tracking.settings import TrackerSettings
 from .export import export_onnx
 from .imagenet import load_mobilenet_v2
+from .lightfc import load_lightfc
 from .nanotrack import load_nanotrack_v3
 
 
@@ -33,20 +34,23 @@ def student_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
 
 
 def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
-    """A tracker's network in eval mode and its architecture, of a student checkpoint or of a
-    published ``nanotrackv3.pth``.
+    """A tracker's network in eval mode and its architecture, of a student checkpoint, of a
+    published ``nanotrackv3.pth``, or of the folder of LightFC's published graphs, or one of them.
     """
     if path.suffix == ".safetensors":
         checkpoint = load_checkpoint(path)
         return student_from_checkpoint(checkpoint), checkpoint.architecture
+    if path.is_dir() or path.suffix == ".onnx":
+        return load_lightfc(path), "lightfc_s16"
     return load_nanotrack_v3(path), "mobile_s16"
 
 
 def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str]:
     """A student to train, and a sentence on where its weights come from.
 
-    ``start`` is a published ``nanotrackv3.pth`` or, for a mobilenetv2_s8, a MobileNetV2 classifier,
-    a student checkpoint (``.safetensors``), or None for random weights.
+    ``start`` is a published ``nanotrackv3.pth``, or for a lightfc_s16 LightFC's published graphs,
+    or for a mobilenetv2_s8 a MobileNetV2 classifier, a student checkpoint (``.safetensors``), or
+    None for random weights.
     CheckpointError or ValueError names a file of another architecture.
     """
     if start is None:
@@ -60,6 +64,10 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
         return student_from_checkpoint(checkpoint), checkpoint.provenance.get("start", start.name)
     if architecture == "mobilenetv2_s8":
         return load_mobilenet_v2(start), f"ImageNet backbone ({start.name}), its head random"
+    if architecture == "lightfc_s16":
+        if not start.is_dir() and start.suffix != ".onnx":
+            raise ValueError(f"{start}: LightFC's published graphs (.onnx) start a lightfc_s16")
+        return load_lightfc(start), "LightFC (LiYunfengLYF/LightFC, MIT)"
     if architecture != "mobile_s16":
         raise ValueError(
             f"{start}: published NanoTrackV3 weights start a mobile_s16, not a {architecture}"
@@ -67,19 +75,34 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     return load_nanotrack_v3(start), "NanoTrackV3 (HonglinChu/SiamTrackers, Apache-2.0)"
 
 
+def first_settings(architecture: str) -> TrackerSettings:
+    """Post-processing of a student that has not been tuned: as its architecture was published."""
+    if architecture == "lightfc_s16":
+        return TrackerSettings(penalty_k=0.0, size_lr=1.0)
+    return TrackerSettings()
+
+
 def write_student(
     student: nn.Module, architecture: str, path: Path, provenance: dict[str, Any],
     settings: TrackerSettings | None = None,
 ) -> None:  # fmt: skip
-    """Export a trained student and write it with its settings as one checkpoint."""
+    """Export a trained student and write it with its settings as one checkpoint. A student with
+    ``half_weights`` is rounded to half precision.
+    """
     student = copy.deepcopy(student).cpu().float().eval()
+    if getattr(student, "half_weights", False):
+        # Rounded before all else, so that network and graphs are one student.
+        student = student.half().float()
     weights = {
         name: value.numpy().copy() for name, value in student.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }  # fmt: skip
     graphs = export_onnx(student)
     save_checkpoint(
-        Checkpoint(architecture, settings or TrackerSettings(), weights, graphs, provenance), path
+        Checkpoint(
+            architecture, settings or first_settings(architecture), weights, graphs, provenance
+        ),
+        path,
     )
 
 

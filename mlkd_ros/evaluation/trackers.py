@@ -3,7 +3,7 @@
 
 A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 
-- ``ours`` or ``ours=CHECKPOINT``;
+- ``ours`` or ``ours=STUDENT``: fast, accurate or a checkpoint;
 - ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
 - ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
 - ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime;
@@ -21,6 +21,7 @@ trackers have one: ``csrt@gamma``, ``kcf@zerodcepp.pth:12`` (see
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,7 +45,12 @@ class EvaluatedTracker(Protocol):
 
 
 class OursTracker:
-    """Our tracker, as the node runs it: a lost target is no box."""
+    """Our tracker, as the node runs it: a lost target is no box.
+
+    confidence: published for the last image, NaN before.
+    """
+
+    confidence = math.nan
 
     def __init__(
         self, checkpoint: str | None = None, device: str = "auto", engine: str = "auto"
@@ -59,7 +65,9 @@ class OursTracker:
 
     def update(self, image: np.ndarray) -> Box | None:
         """Find the target."""
-        return self._tracker.update(image).box
+        result = self._tracker.update(image)
+        self.confidence = result.confidence
+        return result.box
 
 
 class TeacherTracker:
@@ -409,10 +417,10 @@ def tracker_identity(specification: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
     files = [Path(part) for part in argument.split(",") if part]
-    if kind == "ours" and not files:
-        from mlkd_ros.tracking.checkpoint import default_checkpoint
+    if kind == "ours":
+        from mlkd_ros.tracking import choose_student
 
-        files = [default_checkpoint()]
+        files = [choose_student(argument)]
     digest = hashlib.sha256(kind.encode())
     for path in files:
         if not path.is_file():

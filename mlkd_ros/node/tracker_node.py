@@ -51,9 +51,10 @@ from mlkd_ros.node.diagnostics import (
     diagnostic_statuses,
 )
 from mlkd_ros.node.extras import Extras
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.intake import Intake
-from mlkd_ros.node.parameters import ParameterError, Parameters
-from mlkd_ros.node.pointing import Mark, Pointing, designation
+from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
+from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
 from mlkd_ros.node.start import USAGE, StartError, start_ros
 from mlkd_ros.session.fallback import CpuFallback
 from mlkd_ros.session.history import HeldFrame
@@ -69,9 +70,21 @@ from mlkd_ros.session.targets import (
 from mlkd_ros.session.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
-from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
+from mlkd_ros.tracking import (
+    CheckpointError,
+    EngineError,
+    Tracker,
+    choose_student,
+    load_tracker,
+)
 
 __all__ = ["TrackerNode", "main"]
+
+_DESCRIPTION = (
+    "Follows targets through the images of a camera: subscribes to image, publishes detections, "
+    "status and bearing, takes designations through init_target; all in namespace /mlkd unless "
+    "-r __ns:=/other is given. Lifecycle node; docs/interface.md has the rest."
+)
 
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
@@ -111,6 +124,8 @@ class TrackerNode(LifecycleNode):
         self._worker: TrackingWorker | None = None
         self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
         self._fallback: CpuFallback | None = None
+        #: File of the student that was loaded.
+        self._flown: Path | None = None
         self._keeper: TargetKeeper | None = None
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
@@ -269,7 +284,7 @@ class TrackerNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        self._fallback = None
+        self._fallback = self._flown = None
         self._declared.undeclare_presence()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
@@ -325,6 +340,7 @@ class TrackerNode(LifecycleNode):
             stamp=messages.nanoseconds(request.stamp),
             image_size=(request.image_width, request.image_height),
             target_id=request.target_id,
+            fit=request.fit,
         )
         try:
             self._check_active()
@@ -334,6 +350,7 @@ class TrackerNode(LifecycleNode):
         response.code = int(Code.SUCCESS)
         response.target_id = designated.report.target_id
         response.stamp = designated.start.header.stamp
+        response.box = [float(value) for value in designated.box]
         response.frames_caught_up = designated.frames_caught_up
         response.status = self._status_message(designated.newest, designated.report)
         response.message = self._outcome(designated)
@@ -522,15 +539,18 @@ class TrackerNode(LifecycleNode):
         targets = TargetSet(fallback.load(), settings.max_targets)
         if saved is not None and self._keeper is not None:
             self._keeper.restore(targets, saved)
-        weights = settings.checkpoint or "the student that ships with the package"
-        self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
+        self.get_logger().info(f"ready: {targets.engine_name}, {self._flown}")
         return targets
 
     def _load_tracker(self, device: str, engine: str) -> Tracker:
         settings = self._declared.settings
-        return load_tracker(
-            settings.checkpoint or None, device=device, engine=engine, threads=settings.threads
+        # On another device the targets go on with the student they were followed with.
+        student = self._flown or choose_student(
+            settings.checkpoint or settings.student, device, engine
         )
+        tracker = load_tracker(student, device=device, engine=engine, threads=settings.threads)
+        self._flown = student
+        return tracker
 
     def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
         names = targets.forget(target_id)
@@ -541,14 +561,17 @@ class TrackerNode(LifecycleNode):
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
         worker, fallback = self._worker, self._fallback
         assert worker is not None and fallback is not None  # They run this.
-        duration = self._declared.settings.catch_up_duration
+        settings, history = self._declared.settings, self._intake.history
+        duration = settings.catch_up_duration
+        if designation.fit:
+            designation = fitted(designation, targets, history, settings.click_size)
         try:
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         except DesignationError as error:
             failed = error.code == Code.INTERNAL_ERROR
             if not failed or not fallback.recover(targets, error.__cause__):
                 raise
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         if self._keeper is not None:
             self._keeper.save(targets)
         worker.caught_up(targets, designated.newest, designated.report)
@@ -629,6 +652,7 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
+    take_no_arguments("tracker", _DESCRIPTION, described_parameters(), args)
     leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
     node: TrackerNode | None = None

@@ -248,8 +248,12 @@ class FusedMobileStudent(nn.Module):
         return StudentOutput(found[:, :classes], torch.exp(found[:, classes:]), (cls_map, reg_map))
 
 
+#: About the deviation of pixels: what is left of it keeps weights in the range of half precision.
+_PIXEL_SCALE = 64.0
+
+
 class FusedCentreTracker(nn.Module):
-    """A ``CentreTracker`` for flight; same calls, same outputs. The deviation of the pixels is in
+    """A ``CentreTracker`` for flight; same calls, same outputs. The colours' own deviations are in
     the first convolution, the template is the kernels ``(N, 64, 96)`` of the correlation, and the
     three towers' first convolutions, which see the same maps, are one.
     """
@@ -266,8 +270,7 @@ class FusedCentreTracker(nn.Module):
         self.trunk = student.trunk
         stem = self.trunk.stem
         with torch.no_grad():
-            stem.weight.div_(self.trunk.deviation[None, :, :, :])
-            self.trunk.deviation.fill_(1.0)
+            stem.weight.mul_(_PIXEL_SCALE / self.trunk.deviation)
         self.correlation = student.correlation
         towers = student.score, student.size, student.offset
         self.first = _stacked([tower.layers[0] for tower in towers])
@@ -281,7 +284,8 @@ class FusedCentreTracker(nn.Module):
     def features(self, patch: Tensor) -> Tensor:
         """The trunk's, of values 0..255."""
         trunk = self.trunk
-        features: Tensor = trunk.blocks(F.relu6(trunk.stem(patch - trunk.mean)))
+        pixels = (patch - trunk.mean) * (1.0 / _PIXEL_SCALE)
+        features: Tensor = trunk.blocks(F.relu6(trunk.stem(pixels)))
         return features
 
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:

@@ -76,7 +76,9 @@ def test_darkening_is_the_same_in_every_run_and_differs_between_frames() -> None
     renamed = Sequence("other", [image] * 3, np.ones((3, 4)))
     assert not np.array_equal(next(darkened_frames(renamed, "dark")), first[0])
     assert next(darkened_frames(sequence, "day")) is image
-    with pytest.raises(ValueError, match="high_gain, codec, not 'night'"):
+    with pytest.raises(
+        ValueError, match="day, dusk, street, dark, very_dark, high_gain, codec, not 'night'"
+    ):
         darkened_frames(sequence, "night")
 
 

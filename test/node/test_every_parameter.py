@@ -31,6 +31,7 @@ GIVEN: dict[str, object] = {
     "rectangle_topic": "boxes",
     "click_size": 40.0,
     "click_image_width": 320,
+    "student": "fast",
     "checkpoint": str(STUDENT),
     "device": "cpu",
     "engine": "onnxruntime",

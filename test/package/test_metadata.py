@@ -34,7 +34,7 @@ ROSDEP_KEYS = {
 # What is called differently by pip and in an import statement.
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
 # Imported only where somebody asks for it, with a message that names it.
-OPTIONAL = {"openvino", "tensorrt"}
+OPTIONAL = {"openvino", "tensorrt", "pymavlink", "serial"}
 
 
 def rosdep_key(requirement: str) -> str | None:

@@ -12,14 +12,16 @@ import torch
 from mlkd_ros.distillation.export import export_onnx
 from mlkd_ros.distillation.student import start_student, write_student
 from mlkd_ros.tracking import CheckpointError, EngineError, TrackerSettings, load_tracker
+from mlkd_ros.tracking import engine as engine_module
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import (
     Checkpoint,
     default_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    shipped_student,
 )
-from mlkd_ros.tracking.engine import create_engine, resolve_device
+from mlkd_ros.tracking.engine import choose_student, create_engine, resolve_device
 from mlkd_ros.tracking.network import (
     ARCHITECTURES,
     build_student,
@@ -124,6 +126,37 @@ def test_the_shipped_student_is_whole_and_small():
     assert set(checkpoint.graphs) == {"template", "search", "search_near"}
     assert checkpoint.provenance["start"]
     assert default_checkpoint().stat().st_size < 15e6
+
+
+def test_a_student_is_chosen_by_name_path_or_device(tmp_path, monkeypatch):
+    fast, accurate = (shipped_student(name) for name in ("fast", "accurate"))
+    assert fast.is_file() and accurate.is_file() and default_checkpoint() == fast
+    for nothing in ("auto", "", None):
+        assert choose_student(nothing, "cpu") == fast
+        assert choose_student(nothing, "auto", "onnxruntime") == fast
+    assert choose_student("accurate", "cpu") == accurate
+    assert choose_student(tmp_path / "my.safetensors") == tmp_path / "my.safetensors"
+    with pytest.raises(CheckpointError, match="'acurate' is unknown: use auto, fast, accurate"):
+        choose_student("acurate")
+    monkeypatch.setattr(engine_module, "resolve_device", lambda device: "cuda:0")
+    assert choose_student("auto", "auto") == choose_student("auto", "auto", "tensorrt") == accurate
+    assert choose_student("auto", "auto", "openvino") == choose_student("fast", "cuda") == fast
+
+
+@pytest.mark.parametrize("name", ["fast", "accurate"])
+def test_both_students_that_ship_track_a_target(name):
+    assert shipped_student(name).stat().st_size < 15e6
+    tracker = load_tracker(name, device="cpu")
+    image = np.random.default_rng(3).integers(60, 90, (240, 320, 3), np.uint8)
+    for step in range(4):
+        frame = image.copy()
+        frame[100:140, 120 + 4 * step : 170 + 4 * step] = (30, 160, 220)
+        frame[112:128, 135 + 4 * step : 155 + 4 * step] = (200, 40, 40)
+        if step == 0:
+            tracker.init(frame, (120, 100, 50, 40))
+        else:
+            box = tracker.update(frame).box
+    assert box == pytest.approx((132, 100, 50, 40), abs=8)
 
 
 def test_a_cpu_drone_does_not_import_torch():

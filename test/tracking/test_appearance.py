@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking.memory import TemplateMemory, mixed
+from mlkd_ros.tracking.appearance import TemplateMemory, mixed
 from mlkd_ros.tracking.settings import MemorySettings
 
 
