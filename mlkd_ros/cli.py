@@ -14,6 +14,7 @@ COMMANDS = (
     "mlkd_ros.station.operator_commands",
     "mlkd_ros.station.command",
     "mlkd_ros.data.repair_command",
+    "mlkd_ros.data.pack_command",
     "mlkd_ros.evaluation.command",
     "mlkd_ros.evaluation.score_command",
     "mlkd_ros.evaluation.report_command",
