@@ -127,7 +127,7 @@ class Track:
         self.view: np.ndarray | None = None
         self.unseen = 0.0
         self._steady, self._doubt, self._renew = True, False, False
-        self.evidence, self.mean_logit = 0.0, settings.belief.score_most
+        self.evidence, self.usual_logit, self._used = 0.0, settings.belief.score_most, False
 
     @property
     def size(self) -> float:
@@ -270,10 +270,9 @@ class Track:
             self.lookalikes.begin(peaks, peak)
         self._steady = sure and self._plain(peak, plan)
         self._doubt = not (seen and peak.quality > 0.5 and self._whole(peak))
-        belief = self.settings.belief
-        gain = 1.0 - math.exp(-seconds / belief.score_time)
-        self.mean_logit += gain * (min(peak.logit, belief.score_most) - self.mean_logit)
-        confidence = self.existence.confidence(evidence, self.mean_logit)
+        confidence = self.existence.confidence(evidence, self.usual_logit)
+        if evidence > 0:
+            self._get_used_to(peak.logit, seconds)
         self.existence.step(confidence)
         if self.state == TrackState.LOST:
             self._begin_search()
@@ -291,6 +290,13 @@ class Track:
         for one in self.lookalikes.tracks:
             rows.append([one.weight(peak, self.settings.belief) for peak in peaks])
         return associate(rows)
+
+    def _get_used_to(self, logit: float, seconds: float) -> None:
+        """The logit that the target usually has; the first one after its designation is that."""
+        belief = self.settings.belief
+        gain = 1.0 - math.exp(-seconds / belief.score_time) if self._used else 1.0
+        self.usual_logit += gain * (min(logit, belief.score_most) - self.usual_logit)
+        self._used = True
 
     def _surprise(self, peak: Peak, plan: Plan) -> tuple[float, float]:
         """Log density of a peak's place, up to that of the expected one, and change of its size."""
@@ -312,9 +318,9 @@ class Track:
         hidden: by its score, place and size.
         """
         belief = self.settings.belief
-        constant, score, place, size = belief.evidence
+        constant, score, place, size, usual = belief.evidence
         near, change = self._surprise(peak, plan)
-        looks = constant + score * min(peak.logit, belief.score_most)
+        looks = constant + score * min(peak.logit, belief.score_most) + usual * self.usual_logit
         # Now and then a target or the camera jumps, whatever was expected.
         return looks + math.log((1.0 - _JUMP) * math.exp(place * near + size * change) + _JUMP)
 
