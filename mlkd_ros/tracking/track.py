@@ -228,9 +228,7 @@ class Track:
         if peak.quality < _PLAIN:
             return False
         (x, y), half = plan.places[0], self.side(self.w, self.h, self._shape.search_sizes[-1]) / 2
-        inside = (
-            abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
-        )
+        inside = abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
         return inside and self._whole(peak)
 
     def _whole(self, peak: Peak) -> bool:
@@ -308,9 +306,7 @@ class Track:
         belief = self.settings.belief
         constant, score, place, size = belief.evidence
         near, change = self._surprise(peak, plan)
-        return (
-            constant + score * min(peak.logit, belief.score_most) + place * near + size * change
-        )
+        return constant + score * min(peak.logit, belief.score_most) + place * near + size * change
 
     def _log_ratio(self, evidence: float, own: float) -> float:
         """That of an image (integrated PDA): the target may have been missed, and the peak is the
