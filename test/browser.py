@@ -81,19 +81,33 @@ class Page:
         places = [{"x": x, "y": y} for x, y in points]
         await self.send("Input.dispatchTouchEvent", type=kind, touchPoints=places)
 
-    async def key(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            await self.send("Input.dispatchKeyEvent", type=kind, key=key)
+    async def key(self, key: str, hold: float = 0.0) -> None:
+        """Press a key, for so many seconds."""
+        await self.send("Input.dispatchKeyEvent", type="keyDown", key=key)
+        await asyncio.sleep(hold)
+        await self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    async def click(self, selector: str) -> None:
-        """A click of the mouse on the middle of an element."""
+    async def middle(self, selector: str) -> tuple[float, float]:
+        """The middle of an element."""
         x, y = await self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'nearest'}); const r = e.getBoundingClientRect();"
             " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.mouse(kind, x, y)
+        return x, y
+
+    async def click(self, selector: str, hold: float = 0.0) -> None:
+        """A click of the mouse on the middle of an element, held down for so many seconds."""
+        x, y = await self.middle(selector)
+        await self.mouse("mousePressed", x, y)
+        await asyncio.sleep(hold)
+        await self.mouse("mouseReleased", x, y)
+
+    async def frame(self) -> None:
+        """Until what has happened so far is drawn."""
+        await self.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
     async def resize(self, width: int, height: int, *, phone: bool = False) -> None:
         factor = 2 if phone else 1
@@ -105,6 +119,7 @@ class Page:
             mobile=phone,
         )
         await self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
+        await self.frame()
 
     async def screenshot(self, path: Path) -> None:
         result = await self.send("Page.captureScreenshot", format="png")
@@ -125,7 +140,9 @@ class Browser:
             EXECUTABLE,
             "--headless=new",
             "--no-sandbox",  # tests may run as root, in a container
-            "--disable-gpu",
+            # WebGL without a graphics card, as the page's tone mapping wants it.
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
             # Nobody looks at it, and it is to work all the same.
             "--disable-renderer-backgrounding",
             "--disable-backgrounding-occluded-windows",

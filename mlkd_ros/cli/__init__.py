@@ -25,6 +25,7 @@ COMMANDS = (
     "mlkd_ros.cli.train",
     "mlkd_ros.cli.average",
     "mlkd_ros.cli.select",
+    "mlkd_ros.cli.fit",
     "mlkd_ros.cli.export",
 )
 #: What a shell reports of a program that wrote into a pipe which nobody reads any more.

@@ -77,6 +77,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--noise-seed", type=int, default=0, help="seed of the darkening's noise (default: 0)"
     )
+    parser.add_argument(
+        "--starts", type=int, default=1, metavar="N",
+        help="fly every sequence from N frames, evenly spaced, each time to its end; prints means "
+        "with standard errors over sequences, runs that end lost, seconds until the target is "
+        "found again, and how well the confidence is calibrated (default: 1, one-pass evaluation)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--noise-seeds", type=int, nargs="+", metavar="N",
+        help="with --starts: darken every sequence once with each of these",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="compute again what is there")
     parser.add_argument(
         "--per-sequence", action="store_true", help="also print a line for every sequence"
@@ -94,10 +104,51 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.results, dataset_label(arguments.dataset), arguments.noise_seed)
     problems: list[str] = []
     sequences = _load(arguments, store, problems)
+    if arguments.starts > 1 or arguments.noise_seeds:
+        return _evaluate_starts(arguments, sequences, conditions, trackers, problems)
     _compute(store, sequences, conditions, trackers, arguments, problems)
     for condition in conditions:
         scored = _score(store, sequences, condition, trackers, arguments.others, problems)
         _print_tables(store, sequences, condition, scored, arguments.per_sequence)
+    for problem in problems:
+        print(f"mlkd evaluate: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _evaluate_starts(
+    arguments: argparse.Namespace, sequences: list[Sequence], conditions: list[str],
+    trackers: dict[str, str], problems: list[str],
+) -> int:  # fmt: skip
+    """Several starts and draws of the noise: fly, print, and keep the figures as JSON."""
+    import json
+
+    from mlkd_ros.evaluation.datasets import dataset_label
+    from mlkd_ros.evaluation.robust import fly_all, summarise, table
+    from mlkd_ros.tracking.checkpoint import load_checkpoint
+
+    seeds = arguments.noise_seeds or [arguments.noise_seed]
+    runs = list(
+        fly_all(
+            list(trackers.values()), sequences, conditions, seeds, arguments.starts,
+            arguments.jobs, problems,
+        )
+    )  # fmt: skip
+    above = load_checkpoint().settings.presence.tracking_above
+    kept = {}
+    for condition in conditions:
+        own = [run for run in runs if run.condition == condition]
+        summaries = {
+            label: summarise([run for run in own if run.tracker == name], above)
+            for label, name in trackers.items()
+            if any(run.tracker == name for run in own)
+        }
+        print(f"\n{dataset_label(arguments.dataset)}, {condition}: {len(sequences)} sequences, "
+              f"{arguments.starts} starts, wrong boxes from {above:.2f} on")  # fmt: skip
+        print("\n".join(table(summaries)))
+        kept[condition] = {label: one.to_dict() for label, one in summaries.items()}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / f"{dataset_label(arguments.dataset)}-starts{arguments.starts}.json"
+    path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     for problem in problems:
         print(f"mlkd evaluate: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -115,6 +166,10 @@ def _conditions(arguments: argparse.Namespace) -> list[str]:
         raise ValueError("--condition has no meaning for night-flights, which are dark already")
     if arguments.noise_seed < 0:
         raise ValueError(f"--noise-seed must be 0 or more, not {arguments.noise_seed}")
+    if arguments.starts < 1:
+        raise ValueError(f"--starts must be 1 or more, not {arguments.starts}")
+    if arguments.noise_seeds and min(arguments.noise_seeds) < 0:
+        raise ValueError(f"--noise-seeds must be 0 or more, not {min(arguments.noise_seeds)}")
     if arguments.jobs < 1:
         raise ValueError(f"--jobs must be 1 or more, not {arguments.jobs}")
     if arguments.others is not None and not arguments.others.is_dir():
@@ -124,26 +179,26 @@ def _conditions(arguments: argparse.Namespace) -> list[str]:
 
 def _load(arguments: argparse.Namespace, store: Store, problems: list[str]) -> list[Sequence]:
     from mlkd_ros.evaluation import night_flights
-    from mlkd_ros.evaluation.datasets import choose, load_dataset
+    from mlkd_ros.evaluation.datasets import load_dataset
     from mlkd_ros.evaluation.results import ANNOTATIONS
     from mlkd_ros.evaluation.running import progress
 
     annotations = store.folder / store.dataset / ANNOTATIONS
     missing = 0
     if arguments.dataset == "night-flights":
-        missing = night_flights.frames_to_render(annotations)
+        missing = night_flights.frames_to_render(annotations, arguments.sequence)
         if missing:
             print(f"rendering {missing} frames once for their annotation", file=sys.stderr)
     with progress(missing) as advance:
-        sequences = load_dataset(
+        return load_dataset(
             arguments.dataset,
             arguments.root,
             problems,
             annotations=annotations,
             jobs=arguments.jobs,
             on_frames=advance,
+            names=arguments.sequence,
         )
-    return choose(sequences, arguments.sequence)
 
 
 @dataclass(frozen=True)

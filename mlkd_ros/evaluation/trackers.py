@@ -21,6 +21,7 @@ trackers have one: ``csrt@gamma``, ``kcf@zerodcepp.pth:12`` (see
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,7 +45,12 @@ class EvaluatedTracker(Protocol):
 
 
 class OursTracker:
-    """Our tracker, as the node runs it: a lost target is no box."""
+    """Our tracker, as the node runs it: a lost target is no box.
+
+    confidence: published for the last image, NaN before.
+    """
+
+    confidence = math.nan
 
     def __init__(
         self, checkpoint: str | None = None, device: str = "auto", engine: str = "auto"
@@ -59,7 +65,9 @@ class OursTracker:
 
     def update(self, image: np.ndarray) -> Box | None:
         """Find the target."""
-        return self._tracker.update(image).box
+        result = self._tracker.update(image)
+        self.confidence = result.confidence
+        return result.box
 
 
 class TeacherTracker:

@@ -22,6 +22,8 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.imaging.stamps import StampJudge, header_stamp
+from mlkd_ros.msg import OperatorView
+from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import Monitor
 from mlkd_ros.node.graph import wrong_type
 from mlkd_ros.node.parameters import Settings
@@ -54,6 +56,7 @@ class Intake:
         self._decoder = Decoder(settings.camera)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
+        self._views: Subscription | None = None
         self._number = 0
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()
@@ -81,6 +84,9 @@ class Intake:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self._images.topic_name
+        self._views = self._node.create_subscription(
+            OperatorView, "operator_view", self._on_view, 10
+        )
         self.monitor.resume()
 
     def unsubscribe(self) -> None:
@@ -88,6 +94,9 @@ class Intake:
         if self._images is not None:
             self._node.destroy_subscription(self._images)
             self._images = None
+        if self._views is not None:
+            self._node.destroy_subscription(self._views)
+            self._views = None
         self.history.clear()
 
     def close(self) -> None:
@@ -153,6 +162,10 @@ class Intake:
         encoding = message.format if self._compressed else message.encoding
         self._log_kind(f"{frame.width}x{frame.height} {encoding}")
         self._offer(held)
+
+    def _on_view(self, message: OperatorView) -> None:
+        sent = map(messages.nanoseconds, message.sent)
+        self.history.watched(message.station, sent, messages.nanoseconds(message.oldest) or None)
 
     def _now(self) -> int:
         """The time of receipt: by a clock that nobody sets, or that of a simulation."""

@@ -35,6 +35,8 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described_parameters",
+    "descriptor_of",
 ]
 
 #: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
@@ -193,14 +195,15 @@ class Settings:
     )
     history_duration: float = declaration(
         3.0,
-        "Seconds of images kept for starting on an image of the past. As long as the operator's "
-        "video is late, and a little more.",
+        "Seconds of images kept for starting on an image of the past. What operators at a ground "
+        "station look at is kept for longer where their link is later than that, up to 30 s.",
         low=0.0,
         high=60.0,
     )
     history_megabytes: int = declaration(
         256,
-        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second.",
+        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second. Where "
+        "it is short, images that no operator was sent are dropped first.",
         low=1,
         high=65536,
     )
@@ -283,23 +286,16 @@ PRESENCE = {
     "tracking_above": _Threshold("Confidence from which an UNCERTAIN target is TRACKING again.", 1),
     "uncertain_below": _Threshold("Confidence below which a target is UNCERTAIN.", 1),
     "lost_below": _Threshold(
-        "Confidence below which an image does not show the target: no box is reported.", 1
+        "Probability that the target is visible below which it is LOST and searched for.", 1
     ),
-    "lost_after": _Threshold(
-        "Seconds without being seen after which a target is LOST and searched for.", 60
-    ),
-    "doubt_for": _Threshold("Seconds of UNCERTAIN after which a target is LOST.", 60),
-    "reacquire_above": _Threshold(
-        "Confidence that a LOST target needs in several images in a row to be TRACKING again; near "
-        "the place where it is expected presence.tracking_above is enough.",
+    "shown_above": _Threshold(
+        "Probability, by one image alone, that it shows the target, below which no box is reported "
+        "for that image.",
         1,
     ),
-    "near": _Threshold(
-        "What is near, and how far a LOST target is searched for at first, in sizes of the target "
-        "(square root of its area).",
-        100,
+    "reacquire_above": _Threshold(
+        "Probability from which on something seen within reach is a LOST target found again.", 1
     ),
-    "spread": _Threshold("By how many sizes of the target that reach grows in a second.", 1000),
     "give_up_after": _Threshold(
         "Seconds after which a LOST target is GIVEN_UP: no longer searched for.", 86400
     ),
@@ -334,6 +330,15 @@ def default_settings() -> Settings:
     return Settings()
 
 
+def described_parameters() -> list[tuple[str, object, str]]:
+    """Name, default and meaning of every parameter; thresholds have those of the student."""
+    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
+    return found + [
+        (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
+        for name, one in PRESENCE.items()
+    ]
+
+
 class Parameters:
     """Declares the parameters on a node and keeps `settings` and `presence` up to date.
 
@@ -353,7 +358,7 @@ class Parameters:
         self._fields = {field.name: field for field in dataclasses.fields(Settings)}
         values = {}
         for field in self._fields.values():
-            parameter = node.declare_parameter(field.name, field.default, _descriptor(field))
+            parameter = node.declare_parameter(field.name, field.default, descriptor_of(field))
             values[field.name] = parameter.value
         self.settings = Settings(**values)
         #: None while the node is unconfigured: there is no student to have thresholds for.
@@ -448,7 +453,8 @@ def _threshold_descriptor(name: str, threshold: _Threshold) -> ParameterDescript
     )
 
 
-def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+def descriptor_of(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """What ROS is told of a parameter that was declared with `declaration`."""
     meta = field.metadata
     constraints = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
     if meta["change"] is Change.UNCONFIGURED:

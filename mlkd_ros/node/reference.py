@@ -30,6 +30,8 @@ _NAMESPACE = "mlkd"
 _PURPOSE = {
     "image": "The camera. Parameters `image_topic`, `image_transport`, `reliability`.",
     "camera_info": "Calibration, for `bearing`. Parameter `camera_info_topic`.",
+    "operator_view": "What operators look at, late as their video is: those images are kept for "
+    "designations on them. Published by a ground station.",
     "detections": "One message for every processed image, with its header; empty while there is no "
     "target in sight. `id` is stable, `score` is the calibrated confidence.",
     "status": "State, confidence, box, latency and counts, for every target and processed image.",

@@ -51,9 +51,10 @@ from mlkd_ros.node.diagnostics import (
     diagnostic_statuses,
 )
 from mlkd_ros.node.extras import Extras
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.intake import Intake
-from mlkd_ros.node.parameters import ParameterError, Parameters
-from mlkd_ros.node.pointing import Mark, Pointing, designation
+from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
+from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
 from mlkd_ros.node.start import USAGE, StartError, start_ros
 from mlkd_ros.session.fallback import CpuFallback
 from mlkd_ros.session.history import HeldFrame
@@ -78,6 +79,12 @@ from mlkd_ros.tracking import (
 )
 
 __all__ = ["TrackerNode", "main"]
+
+_DESCRIPTION = (
+    "Follows targets through the images of a camera: subscribes to image, publishes detections, "
+    "status and bearing, takes designations through init_target; all in namespace /mlkd unless "
+    "-r __ns:=/other is given. Lifecycle node; docs/interface.md has the rest."
+)
 
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
@@ -333,6 +340,7 @@ class TrackerNode(LifecycleNode):
             stamp=messages.nanoseconds(request.stamp),
             image_size=(request.image_width, request.image_height),
             target_id=request.target_id,
+            fit=request.fit,
         )
         try:
             self._check_active()
@@ -342,6 +350,7 @@ class TrackerNode(LifecycleNode):
         response.code = int(Code.SUCCESS)
         response.target_id = designated.report.target_id
         response.stamp = designated.start.header.stamp
+        response.box = [float(value) for value in designated.box]
         response.frames_caught_up = designated.frames_caught_up
         response.status = self._status_message(designated.newest, designated.report)
         response.message = self._outcome(designated)
@@ -552,14 +561,17 @@ class TrackerNode(LifecycleNode):
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
         worker, fallback = self._worker, self._fallback
         assert worker is not None and fallback is not None  # They run this.
-        duration = self._declared.settings.catch_up_duration
+        settings, history = self._declared.settings, self._intake.history
+        duration = settings.catch_up_duration
+        if designation.fit:
+            designation = fitted(designation, targets, history, settings.click_size)
         try:
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         except DesignationError as error:
             failed = error.code == Code.INTERNAL_ERROR
             if not failed or not fallback.recover(targets, error.__cause__):
                 raise
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         if self._keeper is not None:
             self._keeper.save(targets)
         worker.caught_up(targets, designated.newest, designated.report)
@@ -640,6 +652,7 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
+    take_no_arguments("tracker", _DESCRIPTION, described_parameters(), args)
     leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
     node: TrackerNode | None = None

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,14 @@ __all__ = ["FrameHistory", "HeldFrame", "StampOutsideHistoryError"]
 
 # A stamp between two images that are further apart than twice this has no image near enough.
 _FARTHEST_NS = 200_000_000
+# What an operator looks at may go back so far, whatever the link.
+_LONGEST_NS = 30_000_000_000
+# Kept before the oldest image on a screen: the request on it may come after the news of the next.
+_MARGIN_NS = 1_000_000_000
+# A station that has said nothing for so long is gone.
+_STATION_SILENT_S = 10.0
+# So young images are all kept, memory allowing.
+_DENSE_NS = 1_000_000_000
 # Half of this is how far past either end a stamp may be while only one image is held.
 _DEFAULT_INTERVAL_NS = 100_000_000
 
@@ -56,6 +66,10 @@ class StampOutsideHistoryError(LookupError):
 class FrameHistory:
     """The newest images, bounded in time and in bytes. The newest one is always held.
 
+    Operators whose video is late may tell what they look at (`watched`): then images are held for
+    as long as one of them may be designated on, and where memory is short, those that no operator
+    was sent go first.
+
     One thread adds, any thread may look. Stamps and times are in nanoseconds.
     """
 
@@ -64,17 +78,62 @@ class FrameHistory:
         self._limit = int(nbytes)
         self._frames: deque[HeldFrame] = deque()
         self._nbytes = 0
+        self._sent: set[int] = set()
+        self._stations: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
+
+    def watched(self, station: str, sent: Iterable[int], oldest: int | None) -> None:
+        """A station has sent images with these stamps to operators; the oldest that one of them
+        still looks at has the stamp `oldest` (None: nobody looks).
+        """
+        with self._lock:
+            self._stations.pop(station, None)
+            if oldest is not None:
+                self._stations[station] = time.monotonic(), oldest
+            needed = self._oldest_watched()
+            self._sent |= set(sent)
+            self._sent = {one for one in self._sent if needed is not None and one >= needed}
+
+    def _oldest_watched(self) -> int | None:
+        """Stamp of the oldest image that an operator looks at."""
+        alive = time.monotonic() - _STATION_SILENT_S
+        self._stations = {name: one for name, one in self._stations.items() if one[0] > alive}
+        return min((oldest for _, oldest in self._stations.values()), default=None)
 
     def add(self, held: HeldFrame) -> None:
         """Hold one more image."""
         with self._lock:
             self._frames.append(held)
             self._nbytes += held.nbytes
-            while len(self._frames) > 1 and (
-                self._nbytes > self._limit or held.time - self._frames[0].time > self._span
-            ):
-                self._nbytes -= self._frames.popleft().nbytes
+            begin = self._begin(held.time)
+            while len(self._frames) > 1 and self._frames[0].time < begin:
+                self._drop(0)
+            while len(self._frames) > 1 and self._nbytes > self._limit:
+                self._drop(self._dispensable(held.time))
+
+    def _begin(self, newest: int) -> int:
+        """Time of the oldest image that is worth its memory."""
+        begin, watched = newest - self._span, self._oldest_watched()
+        if watched is None:
+            return begin
+        shown = (one.time for one in self._frames if one.stamp is not None and one.stamp >= watched)
+        longest = newest - max(self._span, _LONGEST_NS)
+        return max(min(begin, next(shown, newest) - _MARGIN_NS), longest)
+
+    def _dispensable(self, newest: int) -> int:
+        """Index of the image to drop when memory is short: the oldest one that no operator was
+        sent, but for the latest, on which a tracker catches up; else the oldest of all.
+        """
+        for index, held in enumerate(self._frames):
+            if newest - held.time < _DENSE_NS:
+                break
+            if held.stamp not in self._sent:
+                return index
+        return 0
+
+    def _drop(self, index: int) -> None:
+        self._nbytes -= self._frames[index].nbytes
+        del self._frames[index]
 
     def clear(self) -> None:
         """Hold no image any more."""

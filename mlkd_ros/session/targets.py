@@ -32,6 +32,7 @@ __all__ = [
     "DesignationError",
     "TargetReport",
     "TargetSet",
+    "full_resolution",
     "image_seen",
 ]
 
@@ -70,13 +71,15 @@ class Designation:
     """What an operator marked.
 
     `box` is x, y, w, h in pixels of an image of `image_size` (width, height), or of the camera's
-    image when that is (0, 0). `stamp` is that image's, in nanoseconds; 0 means the newest.
+    image when that is (0, 0). `stamp` is that image's, in nanoseconds; 0 means the newest. With
+    `fit` only the point x, y counts, and the box is fitted to what is there.
     """
 
     box: Box
     stamp: int = 0
     image_size: tuple[int, int] = (0, 0)
     target_id: str = ""
+    fit: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,15 @@ class TargetReport:
 
 @dataclass(frozen=True)
 class Designated:
-    """A designation that was accepted: the image it began on, and the target on the newest one."""
+    """A designation that was accepted: the image it began on and the box there (x, y, w, h in its
+    pixels), and the target on the newest one.
+    """
 
     start: HeldFrame
     newest: HeldFrame
     frames_caught_up: int
     report: TargetReport
+    box: Box
 
 
 @dataclass
@@ -230,7 +236,7 @@ class TargetSet:
         _check_id(request.target_id)
         replaced = self._to_replace(request.target_id)
         start = image_seen(request.stamp, history)
-        box = _full_resolution(request, start)
+        box = full_resolution(request, start)
         try:
             target = _Target(self._tracker.sibling())
             _init(target.tracker, start, box)
@@ -247,7 +253,7 @@ class TargetSet:
         if replaced is not None:
             del self._targets[replaced]
         self._targets[name] = target
-        return Designated(start, newest, count, report)
+        return Designated(start, newest, count, report, box)
 
     def _to_replace(self, target_id: str) -> str | None:
         """The id of the target that a new one with this id takes the place of, None for a free one.
@@ -306,8 +312,8 @@ def _check_id(target_id: str) -> None:
         )
 
 
-def _full_resolution(request: Designation, held: HeldFrame) -> Box:
-    """The box in pixels of the camera's image."""
+def full_resolution(request: Designation, held: HeldFrame) -> Box:
+    """The box in pixels of the camera's image. Raises DesignationError for one that is none."""
     width, height = request.image_size
     if not all(map(math.isfinite, request.box)):
         raise DesignationError(

@@ -142,10 +142,11 @@ class PeakFinder:
         xp, belief, middle = self._xp, self._belief, self._size / 2
         squared = ((x - middle) ** 2 + (y - middle) ** 2) / prior[:, 2:3] ** 2
         change = xp.abs(xp.log(w / prior[:, 0:1])) + xp.abs(xp.log(h / prior[:, 1:2]))
+        score, place, size = belief.association
         return (
-            belief.score_slope * logit.clip(max=belief.score_most)
-            - 0.5 * (belief.freedom + 2.0) * xp.log(1.0 + squared / belief.freedom)
-            - belief.size_change * change
+            score * logit.clip(max=belief.score_most)
+            - place * 0.5 * (belief.freedom + 2.0) * xp.log(1.0 + squared / belief.freedom)
+            + size * change
         )
 
     def _local_maxima(self, rank: Any, count: int) -> Any:

@@ -86,6 +86,12 @@ class Kinematics:
         self.pp = self.pp * scale**2 + motion.variance
         self.pv, self.vv = self.pv * scale**2, self.vv * scale**2
 
+    def copy(self) -> Kinematics:
+        """Another one in the same state."""
+        other = Kinematics(self.settings, Measurement(self.x, self.y, self.pp), 0.0)
+        other.vx, other.vy, other.pv, other.vv = self.vx, self.vy, self.pv, self.vv
+        return other
+
     def innovation(self, variance: float) -> float:
         """Variance of each coordinate of a measurement of this ``variance`` about the predicted
         place.

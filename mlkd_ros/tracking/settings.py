@@ -60,7 +60,9 @@ class BeliefSettings:
     count as this one. detection: probability that a visible target gives a peak at all.
     displacement, speed: deviation of where a target is in the next image, a constant part (camera
     shake, error of the box) and one that grows with time; freedom: of the Student t distribution of
-    both. size_change: how much a factor of e in width or height speaks against a peak.
+    both. association: weights of the logit, of the log density of the place and of the change of
+    size (sum of the absolute logarithms of both sides' changes) by which the target is told from
+    other peaks.
     wander, wander_time, jitter: of the velocity over ground (``kinematics.Kinematics``): its
     stationary deviation and time constant, and the deviation of a measurement about the smooth way.
     visible_for, hidden_for: mean times after which a visible target is hidden, and a hidden one is
@@ -78,7 +80,7 @@ class BeliefSettings:
     displacement: float = 0.12
     speed: float = 10.0
     freedom: float = 4.0
-    size_change: float = 2.0
+    association: tuple[float, float, float] = (0.674, 1.0, -2.0)
     wander: float = 2.0
     wander_time: float = 2.0
     jitter: float = 0.12
@@ -92,9 +94,9 @@ class BeliefSettings:
     def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
             value = getattr(self, field_.name)
-            if field_.name in ("evidence", "confidence"):
-                if len(value) != 4 or not all(map(math.isfinite, value)):
-                    raise ValueError(f"{field_.name} must be 4 finite weights, not {value!r}")
+            if count := _WEIGHTS.get(field_.name):
+                if len(value) != count or not all(map(math.isfinite, value)):
+                    raise ValueError(f"{field_.name} must be {count} finite weights, not {value!r}")
             elif not math.isfinite(value):
                 raise ValueError(f"{field_.name} must be finite, not {value!r}")
         for name in _POSITIVE:
@@ -104,6 +106,7 @@ class BeliefSettings:
             raise ValueError(f"detection must be between 0 and 1, not {self.detection}")
 
 
+_WEIGHTS = {"association": 3, "evidence": 4, "confidence": 4}
 _POSITIVE = (
     "score_slope", "displacement", "freedom", "wander", "wander_time", "jitter", "visible_for",
     "hidden_for", "independent_after", "score_time",
@@ -174,6 +177,6 @@ class TrackerSettings:
                 )
         if "calibration" in values:
             values["calibration"] = tuple(values["calibration"])
-        for name in {"evidence", "confidence"} & given["belief"].keys():
+        for name in _WEIGHTS.keys() & given["belief"].keys():
             given["belief"][name] = tuple(given["belief"][name])
         return cls(**values, **{name: parts[name](**given[name]) for name in parts})

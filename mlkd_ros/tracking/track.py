@@ -33,6 +33,8 @@ __all__ = ["Plan", "Track", "TrackResult"]
 #: Time constant in seconds with which the distance between the place where a target was seen last
 #: and its smooth way over ground fades while it is not seen.
 _SHAKE = 0.1
+#: Probability that a target is nowhere near where it was expected, or of another size.
+_JUMP = 0.02
 #: Deviations within which the target has to lie inside a window for that to be enough.
 _GATE = 1.6
 #: Probability that the association is right from which on a near window is enough, the template is
@@ -125,7 +127,7 @@ class Track:
         self.view: np.ndarray | None = None
         self.unseen = 0.0
         self._steady, self._doubt, self._renew = True, False, False
-        self._score = settings.belief.score_most
+        self.evidence, self.mean_logit = 0.0, settings.belief.score_most
 
     @property
     def size(self) -> float:
@@ -228,7 +230,9 @@ class Track:
         if peak.quality < _PLAIN:
             return False
         (x, y), half = plan.places[0], self.side(self.w, self.h, self._shape.search_sizes[-1]) / 2
-        inside = abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
+        inside = (
+            abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
+        )
         return inside and self._whole(peak)
 
     def _whole(self, peak: Peak) -> bool:
@@ -252,7 +256,7 @@ class Track:
         # The likeliest peak; whether it is the target at all is another question.
         taken = max(range(len(peaks)), key=lambda i: shares[0][i + 1])
         peak = peaks[taken]
-        evidence = self._last_evidence = self._evidence(peak, plan)
+        evidence = self.evidence = self._evidence(peak, plan)
         seen = probability_of(evidence) >= self.settings.presence.shown_above
         sure = seen and shares[0][taken + 1] >= _SURE
         others = min(sum(share[taken + 1] for share in shares[1:]), 1.0)
@@ -266,9 +270,10 @@ class Track:
             self.lookalikes.begin(peaks, peak)
         self._steady = sure and self._plain(peak, plan)
         self._doubt = not (seen and peak.quality > 0.5 and self._whole(peak))
-        gain = 1.0 - math.exp(-seconds / self.settings.belief.score_time)
-        self._score += gain * (min(peak.logit, self.settings.belief.score_most) - self._score)
-        confidence = self.existence.confidence(evidence, self._score)
+        belief = self.settings.belief
+        gain = 1.0 - math.exp(-seconds / belief.score_time)
+        self.mean_logit += gain * (min(peak.logit, belief.score_most) - self.mean_logit)
+        confidence = self.existence.confidence(evidence, self.mean_logit)
         self.existence.step(confidence)
         if self.state == TrackState.LOST:
             self._begin_search()
@@ -296,8 +301,11 @@ class Track:
 
     def _weight(self, peak: Peak, plan: Plan) -> float:
         """Logarithm of the likelihood ratio that a peak shows the target and not clutter."""
-        place, change = self._surprise(peak, plan)
-        return peak.log_ratio + place - self.settings.belief.size_change * change
+        belief = self.settings.belief
+        score, place, size = belief.association
+        near, change = self._surprise(peak, plan)
+        logit = min(peak.logit, belief.score_most)
+        return belief.score_offset + score * logit + place * near + size * change
 
     def _evidence(self, peak: Peak, plan: Plan) -> float:
         """Log ratio of the likelihoods of the likeliest peak if the target is visible, and if it is
@@ -306,7 +314,9 @@ class Track:
         belief = self.settings.belief
         constant, score, place, size = belief.evidence
         near, change = self._surprise(peak, plan)
-        return constant + score * min(peak.logit, belief.score_most) + place * near + size * change
+        looks = constant + score * min(peak.logit, belief.score_most)
+        # Now and then a target or the camera jumps, whatever was expected.
+        return looks + math.log((1.0 - _JUMP) * math.exp(place * near + size * change) + _JUMP)
 
     def _log_ratio(self, evidence: float, own: float) -> float:
         """That of an image (integrated PDA): the target may have been missed, and the peak is the

@@ -192,6 +192,14 @@ class Tracker:
         """
         return update_together([self], image, stamp)[0]
 
+    @property
+    def belief(self) -> tuple[float, float, float]:
+        """What the confidence of the last image is made of: log-odds of existence, evidence of the
+        image, mean logit of late. RuntimeError without a target.
+        """
+        track = self._followed()
+        return track.existence.odds, track.evidence, track.mean_logit
+
     def settle(self) -> None:
         """Do now what the next ``update`` would have to do first: take a new view of the target
         into the template memory. For a moment at which nobody waits for a box; the boxes are the

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,58 @@ def test_equal_stamps_are_told_apart_by_number() -> None:
     history = history_of(0, 0, 0)
     assert [held.number for held in history.after(1)] == [2, 3]
     assert history.newest().number == 3
+
+
+def watched(history: FrameHistory, sent: list[int], oldest: int | None, station: str = "a") -> None:
+    stamps = [START + offset * MS for offset in sent]
+    history.watched(station, stamps, None if oldest is None else START + oldest * MS)
+
+
+def fly(history: FrameHistory, begin: int, end: int, step: int = 100) -> None:
+    for offset in range(begin, end, step):
+        history.add(HeldFrame(FRAME, START + offset * MS, offset // step + 1, 100))
+
+
+def test_what_an_operator_looks_at_is_held_for_longer() -> None:
+    history = history_of(*range(0, 2000, 100), seconds=2.0)
+    watched(history, [500], 500)
+    fly(history, 2000, 9000)
+    assert held_at(history, 500) == 500
+    assert history.seconds == pytest.approx(8.9, abs=0.1)  # no older than the screen
+    watched(history, [], 8000)
+    fly(history, 9000, 9500)
+    assert history.seconds == pytest.approx(2.4, abs=0.1)
+    watched(history, [], None)
+    fly(history, 9500, 10000)
+    assert history.seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_no_operator_holds_images_for_ever() -> None:
+    history = history_of(0, seconds=2.0)
+    watched(history, [0], 0)
+    fly(history, 100, 40_000)
+    assert history.seconds == pytest.approx(30.0, abs=0.1)
+
+
+def test_short_of_memory_the_images_go_that_nobody_was_sent() -> None:
+    sent = list(range(0, 5000, 500))
+    history = history_of(0, seconds=3.0, nbytes=3000)  # 30 images, and 80 come
+    watched(history, sent, 0)
+    fly(history, 100, 8000)
+    assert len(history) == 30
+    for offset in sent:
+        assert held_at(history, offset) == offset
+    for offset in range(7000, 8000, 100):  # and all of the last second, to catch up on
+        assert held_at(history, offset) == offset
+
+
+def test_two_stations_and_one_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = history_of(0, seconds=1.0)
+    watched(history, [0], 0, "late")
+    watched(history, [], 2000, "quick")
+    fly(history, 100, 4000)
+    assert held_at(history, 0) == 0
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 11)
+    fly(history, 4000, 4100)
+    assert history.seconds == pytest.approx(1.0)
