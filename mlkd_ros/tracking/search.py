@@ -97,7 +97,9 @@ class Search:
 
     def predict(self, seconds: float, motion: Motion) -> None:
         """Go on to the next image; the expected place has been moved on already."""
-        self.candidates = [one for one in self.candidates if one.track.unseen + seconds <= _UNSEEN]
+        self.candidates = [
+            one for one in self.candidates if one.track.unseen + seconds <= _UNSEEN
+        ]
         for one in self.candidates:
             one.track.predict(seconds, motion)
 
@@ -198,7 +200,9 @@ class Search:
             for place in (self._inside(self._expected.place), self._last)
         ]
         freedom = self.belief.freedom
-        return max(log_student(squares[0], freedom), _LAST_PLACE + log_student(squares[1], freedom))
+        return max(
+            log_student(squares[0], freedom), _LAST_PLACE + log_student(squares[1], freedom)
+        )
 
     def probability(self) -> float:
         """That the best candidate is the target."""
