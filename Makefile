@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # Only installed where there is no PyTorch yet: another version, or one for another CUDA, is kept.
 TORCH ?= torch==2.13.0
+# A ground station for the tests. What it asks for beside pymavlink is for its windows, an OpenCV
+# among it that would take the place of ours.
+MAVPROXY ?= MAVProxy==1.8.75
 
 # Set by the Python of another virtual environment (if make was started from one); the ROS wheels'
 # start-up hook would take it for its own and leave this environment's libraries unfound.
@@ -23,7 +26,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
-	$(BIN)/pip install -e '.[tools,train,plot,station,video,test]'
+	$(BIN)/pip install -e '.[tools,train,plot,station,video,mavlink,test]'
+	$(BIN)/pip install --no-deps '$(MAVPROXY)'
 	touch $@
 
 demo: setup
@@ -34,6 +38,7 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:

@@ -26,7 +26,16 @@ VISION_MSGS = InterfacePackage(
     ROOT / "third_party/vision_msgs",
     depends=("std_msgs", "geometry_msgs", "builtin_interfaces"),
 )
-EXECUTABLES = ("tracker", "night_camera", "replay", "recorder", "ground_station", "mlkd")
+EXECUTABLES = (
+    "tracker",
+    "night_camera",
+    "replay",
+    "recorder",
+    "ground_station",
+    "mavlink",
+    "gimbal",
+    "mlkd",
+)
 
 # `ros2 run` and `ros2 launch` look in <prefix>/lib/mlkd_ros, pip puts commands into <prefix>/bin.
 # Found relative to itself, so that it works in an environment that is not activated.

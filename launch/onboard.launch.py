@@ -73,6 +73,7 @@ ARGUMENTS = (
         "`taskset -c 3`, or several of them. The first two need the right to do so.",
     ),
     launching.RECORD,
+    *launching.MAVLINK,
 )
 
 
@@ -87,6 +88,7 @@ def nodes(context: LaunchContext) -> list[Action]:
     actions: list[Action] = []
     if given["camera"] != "none":
         actions.append(camera(given))
+    actions += launching.beside(given)
     managed = launching.is_true(given["manage_lifecycle"])
     tracker = launching.tracker(
         given,

@@ -43,6 +43,7 @@ ARGUMENTS = (
         "/camera_info",
     ),
     launching.RECORD,
+    *launching.MAVLINK,
 )
 
 
@@ -60,7 +61,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     else:
         camera = night_camera(given)
     recorder = [launching.recorder(given)] if given["record"] else []
-    return [launching.tracker(given), *recorder, camera]
+    return [launching.tracker(given), *recorder, *launching.beside(given), camera]
 
 
 def night_camera(given: dict[str, str]) -> Node:
@@ -69,6 +70,8 @@ def night_camera(given: dict[str, str]) -> Node:
     for name in ("scenario", "seed", "use_sim_time"):
         if given[name]:
             options += ["-p", f"{name}:={given[name]}"]
+    if given["gimbal"] != "none":
+        options += ["-p", "gimbal:=true"]
     return Node(
         package="mlkd_ros",
         executable="night_camera",

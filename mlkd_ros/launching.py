@@ -21,8 +21,10 @@ from mlkd_ros.share import fastdds_environment, share_directory
 __all__ = [
     "BOOLEAN",
     "COMMON",
+    "MAVLINK",
     "RECORD",
     "argument",
+    "beside",
     "image_remappings",
     "is_true",
     "parameter_argument",
@@ -84,6 +86,30 @@ RECORD = argument(
     "that ends with a slash, gets a bag in it that is named after the time. Empty: no recording.",
 )
 
+#: For launch files that can start the MAVLink camera.
+MAVLINK = (
+    argument(
+        "mavlink",
+        "Links of a MAVLink camera to start too (executable mavlink, extra `mavlink`), separated "
+        "by commas: udpin:ADDRESS:PORT, udpout:HOST:PORT, tcp:HOST:PORT, tcpin:ADDRESS:PORT, "
+        "serial:DEVICE:BAUD. Empty: none.",
+    ),
+    argument("video_uri", "With mavlink: address of the video that ground stations are told."),
+    argument(
+        "gimbal",
+        "Follow the target with the camera's gimbal. ros: executable gimbal publishes rates on "
+        "gimbal_rate. mavlink: they go to the vehicle's gimbal manager as well; needs mavlink. "
+        "none: nothing is moved.",
+        "none",
+        ["none", "ros", "mavlink"],
+    ),
+    argument(
+        "point_topic",
+        "Topic of clicks of the tracker. Empty: as in params_file, or `point` with mavlink, whose "
+        "points a box is then fitted to.",
+    ),
+)
+
 
 def is_true(text: str) -> bool:
     """Whether a boolean argument says so."""
@@ -99,6 +125,8 @@ def tracker(given: dict[str, str], kind: type[Node] = Node, **options: Any) -> N
     if not os.path.isfile(given["params_file"]):
         raise RuntimeError(f"params_file:={given['params_file']} is not a file")
     overrides: dict[str, Any] = options.pop("overrides", {})
+    if given.get("mavlink") and not given["point_topic"]:
+        overrides["point_topic"] = "point"
     for field in dataclasses.fields(Settings):
         if text := given.get(field.name):
             overrides[field.name] = typed(field.name, text, field.default)
@@ -138,6 +166,48 @@ def recorder(given: dict[str, str], *arguments: str) -> Node:
         arguments=[given["record"], *arguments],
         parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
         remappings=image_remappings(given),
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+    )
+
+
+def mavlink(given: dict[str, str]) -> Node:
+    """The MAVLink camera that the tracker is for vehicle and ground stations."""
+    parameters: dict[str, Any] = {
+        "connections": given["mavlink"],
+        "video_uri": given["video_uri"],
+        "gimbal": given["gimbal"] == "mavlink",
+        "use_sim_time": is_true(given["use_sim_time"]),
+    }
+    return Node(
+        package="mlkd_ros",
+        executable="mavlink",
+        name="mavlink",
+        namespace=given["namespace"],
+        parameters=[parameters],
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+    )
+
+
+def beside(given: dict[str, str]) -> list[Node]:
+    """The MAVLink camera and the gimbal's follower, if asked for."""
+    if given["gimbal"] == "mavlink" and not given["mavlink"]:
+        raise RuntimeError("gimbal:=mavlink needs mavlink:=..., which says where the vehicle is")
+    nodes = [mavlink(given)] if given["mavlink"] else []
+    if given["gimbal"] != "none":
+        nodes.append(gimbal(given))
+    return nodes
+
+
+def gimbal(given: dict[str, str]) -> Node:
+    """Who follows with the gimbal."""
+    return Node(
+        package="mlkd_ros",
+        executable="gimbal",
+        name="gimbal",
+        namespace=given["namespace"],
+        parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )

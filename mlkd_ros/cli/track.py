@@ -18,6 +18,7 @@ import numpy as np
 
 from mlkd_ros.files import printable, unused
 from mlkd_ros.imaging.camera import add_options, from_options
+from mlkd_ros.session.parsing import parse_box
 
 if TYPE_CHECKING:
     from mlkd_ros.imaging.sources import FrameSource, SourceFrame
@@ -64,17 +65,6 @@ def add_parser(subparsers: Any) -> None:
     )
     add_options(parser)
     parser.set_defaults(run_command=run)
-
-
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """Read ``x,y,w,h``."""
-    try:
-        x, y, w, h = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a box: four numbers x,y,w,h are expected"
-        ) from None
-    return x, y, w, h
 
 
 @dataclass

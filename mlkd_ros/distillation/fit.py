@@ -37,7 +37,7 @@ from ..tracking.settings import BeliefSettings, TrackerSettings
 from ..tracking.track import TrackResult
 from ..tracking.tracker import Tracker
 from .calibration import fit_platt
-from .selection import RIGHT_ABOVE, Trial
+from .selection import ABSENT_EVERY, RIGHT_ABOVE, Trial
 
 __all__ = ["Fit", "fit_belief"]
 
@@ -206,8 +206,11 @@ def _look(
     rows, peaks = _rows(engine, settings, frame, memory, (x, y, w, h))
     elsewhere = _elsewhere(rng, frame, (x, y), _AWAY * size)
     if elsewhere is not None:
-        away, _ = _rows(engine, settings, frame, memory, (*elsewhere, w, h))
+        away, other = _rows(engine, settings, frame, memory, (*elsewhere, w, h))
         looks.hidden.append(tuple(away[0]))  # type: ignore[arg-type]
+        if rng.random() < 1.0 / ABSENT_EVERY:
+            looks.logits.append(other[0].logit)
+            looks.right.append(False)
     if box is None:
         looks.hidden.append(tuple(rows[0]))  # type: ignore[arg-type]
         return None
@@ -294,13 +297,16 @@ def _densities(looks: Looks) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _logistic(rows: np.ndarray, labels: np.ndarray, balanced: bool = True) -> list[float]:
-    """Constant and weights of the logistic regression of ``labels`` (0 or 1) on ``rows``, both
-    classes weighing the same if ``balanced``.
+def _logistic(
+    rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> list[float]:
+    """Constant and weights of the logistic regression of ``labels`` (0 or 1) on ``rows``; both
+    classes weigh the same unless ``weights`` of the rows are given.
     """
     features = np.c_[np.ones(len(rows)), rows]
-    share = labels.mean()
-    weights = np.where(labels > 0, 0.5 / share, 0.5 / (1 - share)) if balanced else 1.0
+    if weights is None:
+        share = labels.mean()
+        weights = np.where(labels > 0, 0.5 / share, 0.5 / (1 - share))
     beta = np.zeros(features.shape[1])
     for _ in range(60):
         p = _sigmoid(features @ beta)
@@ -456,7 +462,10 @@ def _confidence(flown: Flown) -> tuple[float, float, float, float]:
         raise ValueError(
             f"calibration needs right and wrong boxes, got {int(right.sum())} right of {len(right)}"
         )
-    constant, odds, evidence, score = _logistic(rows, right, balanced=False)
+    names = np.array(flown.conditions)
+    counts = {name: float(np.mean(names == name)) for name in set(flown.conditions)}
+    weights = np.array([1.0 / (len(counts) * counts[name]) for name in flown.conditions])
+    constant, odds, evidence, score = _logistic(rows, right, weights)
     return constant, max(odds, 0.0), max(evidence, 0.0), max(score, 0.0)
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "declaration",
     "default_settings",
     "described_parameters",
+    "descriptor_of",
 ]
 
 #: Said of a parameter that `Change.UNCONFIGURED` marks, by `ros2 param describe`.
@@ -357,7 +358,7 @@ class Parameters:
         self._fields = {field.name: field for field in dataclasses.fields(Settings)}
         values = {}
         for field in self._fields.values():
-            parameter = node.declare_parameter(field.name, field.default, _descriptor(field))
+            parameter = node.declare_parameter(field.name, field.default, descriptor_of(field))
             values[field.name] = parameter.value
         self.settings = Settings(**values)
         #: None while the node is unconfigured: there is no student to have thresholds for.
@@ -452,7 +453,8 @@ def _threshold_descriptor(name: str, threshold: _Threshold) -> ParameterDescript
     )
 
 
-def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+def descriptor_of(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    """What ROS is told of a parameter that was declared with `declaration`."""
     meta = field.metadata
     constraints = ["one of " + ", ".join(meta["choices"])] if meta["choices"] else []
     if meta["change"] is Change.UNCONFIGURED:

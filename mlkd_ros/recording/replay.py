@@ -34,16 +34,16 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mlkd_ros.cli.track import parse_box
-from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.imaging.camera import add_options, from_options
 from mlkd_ros.imaging.encode import frame_message
 from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
+from mlkd_ros.imaging.errors import DatasetError
 from mlkd_ros.imaging.sources import DEFAULT_RATE, BagSource, FrameSource, SourceFrame, open_source
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
 from mlkd_ros.node.start import USAGE, StartError, start_ros
 from mlkd_ros.recording.beside import KINDS, Beside
+from mlkd_ros.session.parsing import parse_box
 from mlkd_ros.share import use_fastdds_profile
 from mlkd_ros.srv import InitTarget
 

@@ -13,6 +13,7 @@ flight keeps its time.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import cv2
 import rclpy
+from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
@@ -40,6 +42,7 @@ from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import box_to_message
 from mlkd_ros.node.start import start_ros, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
+from mlkd_ros.simulation.gimbal import SimulatedGimbal
 
 __all__ = ["NightCamera", "camera_info", "ground_truth", "main"]
 
@@ -86,6 +89,14 @@ _PARAMETERS = (
     _Declared("height", 720, "Height of the images in pixels.", 32, 2160),
     _Declared("duration", 60.0, "Length of the flight in seconds.", 0.1, 3600.0),
     _Declared("loop", True, "Begin again at the end; otherwise the camera stops there."),
+    _Declared(
+        "gimbal",
+        False,
+        "Whether the camera is on a gimbal that takes rates on gimbal_rate (TwistStamped, see "
+        "executable gimbal), on an aircraft that sways.",
+    ),
+    _Declared("sway", 35.0, "With gimbal: how far the aircraft sways, degrees of yaw.", 0.0, 90.0),
+    _Declared("gimbal_delay", 0.0, "With gimbal: seconds until a rate is taken up.", 0.0, 2.0),
     _Declared("frame_id", "camera_optical", "frame_id of images, camera_info and ground truth."),
 )
 
@@ -106,6 +117,9 @@ class NightCamera(Node):
         self.flight = NightFlight(
             value["scenario"], int(value["seed"]), size, self._rate, float(value["duration"])
         )
+        self._gimbal: SimulatedGimbal | None = None
+        if value["gimbal"]:
+            self._put_on_gimbal(math.radians(value["sway"]), float(value["gimbal_delay"]))
         self._advertise()
         self.published = 0
         self.left_out = 0
@@ -124,13 +138,38 @@ class NightCamera(Node):
             Detection2DArray, "ground_truth", _SMALL_KEPT, qos_overriding_options=overridable
         )
 
+    def _put_on_gimbal(self, sway: float, delay: float) -> None:
+        self._gimbal = SimulatedGimbal(sway, delay=delay)
+        # It starts on the target, as an operator's camera does.
+        self._gimbal.yaw, self._gimbal.pitch = (-angle for angle in self._gimbal.turn(0.0))
+        self._turn = self._gimbal.turn(0.0)
+        self._turning = threading.Lock()
+        self.create_subscription(TwistStamped, "gimbal_rate", self._on_rate, 10)
+
+    def _on_rate(self, message: TwistStamped) -> None:
+        angular = message.twist.angular
+        if self._gimbal is not None:
+            with self._turning:
+                self._gimbal.command(self._now(), float(angular.y), float(angular.x))
+
+    def _render(self, index: int, due: float) -> RenderedFrame:
+        """What the camera will see when the picture is due, turned as it is known to be then."""
+        number = index % self.flight.frame_count
+        if self._gimbal is None:
+            return self.flight.render(number)
+        with self._turning:
+            depression = self.flight.depression(number) - self._turn[1]
+            self._gimbal.advance(due, depression)
+            before, self._turn = self._turn, self._gimbal.turn(index / self._rate)
+        return self.flight.render(number, self._turn, before)
+
     def fly(self) -> None:
         """Publish the flight until it is over or the node is told to end."""
         index = 0
         self.flight.render(0)  # the first one is slow: its time must not count
         begin = self._now()
         while self.context.ok() and (self._loop or index < self.flight.frame_count):
-            frame = self.flight.render(index % self.flight.frame_count)
+            frame = self._render(index, begin + index / self._rate)
             image = image_message(frame.image, Header(frame_id=self._frame_id))
             if not self._wait_until(begin + index / self._rate):
                 return

@@ -433,7 +433,12 @@ class TorchEngine(MapEngine):
     batch = 16
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
-        import torch
+        try:
+            import torch
+        except ImportError:
+            raise EngineError(
+                "engine torch is not installed: pip install 'mlkd-ros[cuda]', or use onnxruntime"
+            ) from None
 
         from .network import fuse_batch_norm
 
@@ -500,7 +505,14 @@ def resolve_device(device: str) -> str:
     name, _, index = device.partition(":")
     if device != "auto" and (name != "cuda" or not (index.isdigit() or index == "")):
         raise EngineError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
-    import torch
+    try:
+        import torch
+    except ImportError:
+        if device == "auto":
+            return "cpu"
+        raise EngineError(
+            f"device {device!r} needs PyTorch: pip install 'mlkd-ros[cuda]', or use cpu"
+        ) from None
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = int(index or 0)

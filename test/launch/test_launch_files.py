@@ -57,6 +57,7 @@ TRACKER_ARGUMENTS = {
     "use_sim_time",
     "log_level",
 }
+MAVLINK_ARGUMENTS = {"mavlink", "video_uri", "gimbal", "point_topic"}
 OWN_ARGUMENTS = {
     "tracker": set(),
     "simulation": {
@@ -66,6 +67,7 @@ OWN_ARGUMENTS = {
         "gz_image_topic",
         "gz_camera_info_topic",
         "record",
+        *MAVLINK_ARGUMENTS,
     },
     "replay": {"input", "bag_topic", "rate", "loop", "init", "record", "score"},
     "onboard": {
@@ -83,6 +85,7 @@ OWN_ARGUMENTS = {
         "manage_lifecycle",
         "prefix",
         "record",
+        *MAVLINK_ARGUMENTS,
     },
 }
 PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"

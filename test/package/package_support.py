@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 DETECTION_2D_ARRAY_HASH = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
 """Type hash of vision_msgs/msg/Detection2DArray as vision_msgs 4.1 has it."""
 
-EXECUTABLES = ("tracker", "night_camera", "replay", "recorder", "ground_station", "mlkd")
+EXECUTABLES = (
+    "tracker",
+    "night_camera",
+    "replay",
+    "recorder",
+    "ground_station",
+    "mavlink",
+    "gimbal",
+    "mlkd",
+)
 
 _SOURCES = (
     "CMakeLists.txt",

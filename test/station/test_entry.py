@@ -33,10 +33,10 @@ def port(start_node: Callable, tmp_path: Path) -> int:
 
 async def enter(page: Page) -> None:
     """Type the token into the form, and see the page with its connection."""
-    await page.wait_for("document.querySelector('input[name=token]')")
+    await page.wait_for("!!document.querySelector('input[name=token]')")
     await page.evaluate(f"document.querySelector('input[name=token]').value = '{TOKEN}'")
     await page.evaluate("document.querySelector('button').click()")
-    await page.wait_for("document.querySelector('script[type=module]')")
+    await page.wait_for("!!document.querySelector('script[type=module]')")
     entries = "performance.getEntriesByType('resource').map((e) => e.name)"
     await page.wait_for(f"{entries}.some((name) => name.endsWith('.js'))")
     assert await page.evaluate("!location.search.includes('token')")

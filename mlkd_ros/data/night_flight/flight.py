@@ -97,11 +97,19 @@ class NightFlight:
         """Focal length of the camera, pixels; the principal point is the centre of the picture."""
         return FOCAL_PER_WIDTH * self.size[0]
 
-    def render(self, when: int | float) -> RenderedFrame:
+    def render(
+        self,
+        when: int | float,
+        turn: tuple[float, float] = (0.0, 0.0),
+        turn_before: tuple[float, float] | None = None,
+    ) -> RenderedFrame:
         """Render one frame.
 
         Args:
             when: frame number (int) or time since the start in seconds (float).
+            turn: how far a gimbal has turned the camera from where this flight points it, radians
+                to the right and up.
+            turn_before: the same in the frame before, for the blur; not given: as in this one.
 
         Raises:
             IndexError: outside the flight.
@@ -109,9 +117,10 @@ class NightFlight:
         index = when if isinstance(when, (int, np.integer)) else int(round(when * self.rate))
         if not 0 <= index < self.frame_count:
             raise IndexError(f"frame {index} is outside this flight of {self.frame_count} frames")
-        camera = self._camera(index)
+        camera = self._camera(index, turn)
         scene = self._warp.apply(self._town.ground, camera)
-        pan_blur, own_blur = self._motion(index, camera)
+        before = turn if turn_before is None else turn_before
+        pan_blur, own_blur = self._motion(index, camera, before)
         scene = box_blur(scene, pan_blur, least_px=3)
         movers = self._movers_in_view(index, camera)
         relight_ground(scene, camera, self._town, movers)
@@ -122,17 +131,23 @@ class NightFlight:
         targets = _targets(painter.traces, self._movers[0], self.size)
         return RenderedFrame(image, index / self.rate, targets)
 
-    def _camera(self, index: int) -> Camera:
-        return self._aim.camera(index, self.focal_px, self.size)
+    def depression(self, when: int) -> float:
+        """How far below the horizon this flight points the camera, without a gimbal, radians."""
+        return -math.asin(float(self._camera(when).rotation[2, 2]))
 
-    def _motion(self, index: int, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    def _camera(self, index: int, turn: tuple[float, float] = (0.0, 0.0)) -> Camera:
+        return self._aim.camera(index, self.focal_px, self.size, turn)
+
+    def _motion(
+        self, index: int, camera: Camera, turn_before: tuple[float, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Motion blur (x, y pixels) of the ground relative to the target, and of the target."""
         before = max(index - 1, 0)
         target = self._movers[0].pose
         spots = np.zeros((2, 3))
         spots[0, :2], spots[1, :2] = target[index, :2], target[before, :2]
         now, _ = camera.project(spots)
-        then, _ = self._camera(before).project(spots)
+        then, _ = self._camera(before, turn_before).project(spots)
         own = now[0] - then[1]
         ground = now[0] - then[0]
         shutter = self._settings.shutter

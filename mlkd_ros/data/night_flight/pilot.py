@@ -11,6 +11,8 @@ from mlkd_ros.data.night_flight.actors import Camera
 from mlkd_ros.data.night_flight.scenarios import Scenario
 from mlkd_ros.data.night_flight.traffic import Clock, Mover
 
+# How far a gimbal can turn the camera down from the horizon: no picture shows the sky.
+LEAST_DEPRESSION, GREATEST_DEPRESSION = math.radians(28.0), math.radians(88.0)
 SETTLE_S = 6.0  # the camera's follower runs this long before the first frame
 
 
@@ -44,8 +46,14 @@ class CameraPlan:
         )
         self._roll = math.radians(1.2) * _sway(times, 0.15, rng)
 
-    def camera(self, index: int, focal_px: float, size: tuple[int, int]) -> Camera:
-        """The camera of one frame."""
+    def camera(
+        self,
+        index: int,
+        focal_px: float,
+        size: tuple[int, int],
+        turn: tuple[float, float] = (0.0, 0.0),
+    ) -> Camera:
+        """The camera of one frame, turned by a gimbal: radians to the right, and up."""
         view, pitch = self._view[index], self._pitch[index]
         altitude = self._altitude[index]
         back = altitude / math.tan(pitch)
@@ -57,7 +65,12 @@ class CameraPlan:
             ]
         )
         shake = self._shake[index]
-        rotation = _rotation(view + shake[0], pitch + shake[1], self._roll[index] + shake[2])
+        depression = min(max(pitch - turn[1], LEAST_DEPRESSION), GREATEST_DEPRESSION)
+        if turn[1] == 0.0:
+            depression = pitch
+        rotation = _rotation(
+            view - turn[0] + shake[0], depression + shake[1], self._roll[index] + shake[2]
+        )
         return Camera(position, rotation, focal_px, *size)
 
 
