@@ -24,7 +24,7 @@ class PresenceSettings:
 
     tracking_above: float = 0.5
     uncertain_below: float = 0.3
-    lost_below: float = 0.05
+    lost_below: float = 0.1
     shown_above: float = 0.05
     reacquire_above: float = 0.7
     give_up_after: float = 30.0
