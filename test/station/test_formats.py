@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from browser import EXECUTABLE, NAMES
 from operator_support import FORMATS, STATION, Operator, in_browser, overlaps, still_life
-from station_support import TRACKER, Observer, address_of, wait_for
+from station_support import TRACKER, Observer, address_of
 
 pytestmark = [
     pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)}"),
@@ -36,6 +36,8 @@ def test_every_format(start_node: Callable, observer: Observer, tmp_path: Path) 
     async def act(operator: Operator) -> None:
         page = operator.page
         await page.evaluate(_axe())
+        # However slow this machine is, the messages are still there when they are looked at.
+        await page.evaluate("void (station.panel.lasts = { good: 6e4, bad: 6e4 })")
         await operator.ready()
         for name, (width, height, phone) in FORMATS.items():
             await page.resize(width, height, phone=phone)
@@ -121,7 +123,7 @@ async def _sizes(operator: Operator, name: str, width: int, height: int) -> None
     """The video first, everything in the window, what is touched large enough, and by the thumb."""
     stage, *controls = await operator.boxes("#stage", *CONTROLS)
     shown = await operator.page.evaluate("station.view.inside")
-    share = {"desktop": 0.4, "laptop": 0.55, "upright": 0.2, "sideways": 0.7}[name]
+    share = {"desktop": 0.4, "laptop": 0.5, "upright": 0.2, "sideways": 0.7}[name]
     assert shown[2] * shown[3] > share * width * height, f"{name}: video {shown}"
     if name == "upright":
         assert shown[2] == width
@@ -193,7 +195,6 @@ async def _full_screen(operator: Operator) -> None:
     await operator.page.resize(1280, 720)
     before = await operator.page.evaluate("station.view.inside")
     await operator.page.click("#whole")
-    await wait_for(lambda: True, "")
     await operator.page.wait_for(f"station.view.inside[2] > {before[2]} + 100")
     stage, stop = await operator.boxes("#stage", "#stop")
     assert stage[3] >= 700 and stop[0] + stop[2] <= 1280 and stop[1] + stop[3] <= 720

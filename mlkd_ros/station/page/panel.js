@@ -17,6 +17,7 @@ export class Panel {
   // choose(id): a target of the list was chosen.
   constructor(choose) {
     this.choose = choose;
+    this.lasts = MESSAGE_MS;
     this.timer = 0;
     this.action = null;
     $("message-action").addEventListener("click", () => { const act = this.action; this.quiet(); act?.(); });
@@ -49,7 +50,7 @@ export class Panel {
     $("message-action").hidden = !action;
     if (action) set($("message-action"), action[0]);
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.quiet(), MESSAGE_MS[kind] ?? 4500);
+    this.timer = setTimeout(() => this.quiet(), this.lasts[kind] ?? 4500);
     return entry;
   }
 

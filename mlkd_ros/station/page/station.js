@@ -291,10 +291,12 @@ document.addEventListener("pointerdown", () => alarm.wake());
 
 for (const [id, act] of [["redo", toggleRedo], ["snapshot", snapshot], ["record", record], ["whole", full], ["take", () => control()], ["control", () => { control(); $("settings").close(); }], ["more", () => open($("settings"))], ["show-keys", () => { $("settings").close(); open($("keys")); }]]) $(id).addEventListener("click", act);
 
-// On a phone on its side the details have no room beside the video: they are in the sheet.
+// On a phone on its side, and on a full screen, the details have no room beside the video: they are in
+// the sheet.
 const aside = window.matchMedia("(max-height: 500px) and (orientation: landscape)");
 function open(dialog) {
-  if (dialog === $("settings")) (aside.matches ? $("phone-log") : $("app")).append($("panel"));
+  const hidden = aside.matches || "full" in document.documentElement.dataset;
+  if (dialog === $("settings")) (hidden ? $("phone-log") : $("app")).append($("panel"));
   dialog.showModal();
 }
 $("settings").addEventListener("close", () => $("app").append($("panel")));
@@ -440,4 +442,4 @@ refresh();
 draw();
 
 // For tests and the curious.
-window.station = { scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted };
+window.station = { panel, scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted };
