@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mlkd_ros.distillation.select_command import _refused
 from training_support import write_checkpoint, write_flights
 
 from mlkd_ros.cli import main
+from mlkd_ros.cli.select import _refused
 from mlkd_ros.data.sequences import Sequence, load_otb_folders
 from mlkd_ros.distillation import selection
 from mlkd_ros.distillation.calibration import (
