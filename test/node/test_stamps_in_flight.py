@@ -6,6 +6,7 @@ what is wrong.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -77,7 +78,7 @@ def test_another_epoch_makes_the_latency_unknown(
     assert iou(only_box(boxes), scene.box(8)) > 0.5
     assert math.isnan(ground.status_of(stamps[-1]).latency)
     status = ground.judged(": tracking", lambda s: s.level == WARN)
-    assert "37.0 s ahead of this node's clock (TAI" in status.message
+    assert re.search(r" 3[67]\.\d s ahead of this node's clock \(TAI", status.message)
     assert values(status)["latency max (ms)"] == "unknown" or "latency max (ms)" in values(status)
     response = ground.designate(scene.box(6), stamps[2])
     assert response.code == InitTarget.Response.SUCCESS, response.message
