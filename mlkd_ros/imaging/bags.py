@@ -11,6 +11,7 @@ read (JSON, protobuf, IDL of another kind) does no harm to the images beside it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -18,8 +19,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import quote
 
-from mlkd_ros.files import library_name, printable
+from mlkd_ros.files import printable
 from mlkd_ros.imaging.bag_types import known_types
 from mlkd_ros.imaging.errors import DatasetError
 
@@ -376,7 +378,8 @@ class _Sqlite:
                 shutil.copyfile(one, folder / one.name)
             self.notes.append(f"{printable(file)}: its write-ahead log was not merged; it is read")
             file = folder / file.name
-        uri = f"{Path(library_name(file)).as_uri()}?mode=ro"
+        # As bytes: a name that is not UTF-8 works, too.
+        uri = f"file:{quote(os.fsencode(file.absolute()))}?mode=ro"
         if file is self.file:
             uri += "&immutable=1"  # nobody writes to it: no lock, no files beside it
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
