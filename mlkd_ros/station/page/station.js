@@ -47,6 +47,7 @@ let newest = null; // what comes after it while it is held
 let fitted = null; // {point, box, until}: what was tapped, and what the tracker made of it
 let redo = false; // the next mark is of the subject again
 let wanted = 0;
+let oldness = null; // of the picture on the screen, seconds: one number, wherever it is written
 let times = [];
 
 const video = new Video(arrived, () => wire.send({ type: "want", width: wanted, key: true }));
@@ -362,7 +363,7 @@ function draw() {
     const mark = fitted ?? pointer.mark;
     if (!hidden) {
       marks.targets(scene);
-      marks.pictureAge(scene.pictureAge(wire.offset));
+      marks.pictureAge(oldness);
     }
     if (mark) marks.marking(mark);
     else if (pointer.hover && !hidden && !scene.cannotMark()) aim(pointer.hover);
@@ -429,7 +430,8 @@ function refresh() {
   const rate = times.length > 1 ? (times.length - 1) / ((times.at(-1) - times[0]) / 1000) : 0;
   if (redo && !scene.subject) redo = false;
   panel.standing(standing());
-  panel.write(scene, wire, rate, redo);
+  oldness = scene.pictureAge(wire.offset);
+  panel.write(scene, wire, rate, redo, oldness);
 }
 
 new ResizeObserver(layout).observe(stage);
