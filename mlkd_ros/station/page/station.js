@@ -151,8 +151,8 @@ function refuse(text) {
 
 async function mark(x, y, w, h, fit) {
   const picture = scene.shown;
-  const factor = picture.size[0] / view.rect[2];
-  const box = [(x - view.rect[0]) * factor, (y - view.rect[1]) * factor, w * factor, h * factor];
+  const [across, down] = [picture.size[0] / view.rect[2], picture.size[1] / view.rect[3]];
+  const box = [(x - view.rect[0]) * across, (y - view.rect[1]) * down, w * across, h * down];
   const again = redo ? scene.subject : "";
   redo = false;
   const asked = wire.ask({ type: "init", stamp: picture.stamp, box, image_size: picture.size, target_id: again, fit });
