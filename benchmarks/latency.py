@@ -26,7 +26,6 @@ from functools import partial
 
 import cv2
 import numpy as np
-from mlkd_ros.tracking.motion import CameraMotion
 from scene import TARGET, Scene, started, update
 
 from mlkd_ros.imaging.compressed import CompressedFrame
@@ -36,6 +35,8 @@ from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
 from mlkd_ros.tracking.engine import MapEngine, Region
 from mlkd_ros.tracking.geometry import CropWindow, crop
+from mlkd_ros.tracking.global_motion import GlobalMotion
+from mlkd_ros.tracking.peaks import Peak
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
 TARGETS = (1, 2, 4, 8, 16)
@@ -45,15 +46,37 @@ PAUSE, TURN = 0.0005, 10
 #: A step is one image of one case; it returns nothing that matters.
 Step = Callable[[int], object]
 LARGE = (220, 140)
+#: As many as are followed at most.
+LOOKALIKES = 4
 
 
 def in_doubt(tracker: Tracker) -> Tracker:
-    """One that is sure of nothing: it searches the whole region, and watches the camera's motion
-    in each image.
+    """One to which no peak looks like its target: it searches the whole region, and watches the
+    camera's motion in each image.
     """
-    settings = tracker.settings
-    never = replace(settings, near_above=2.0, memory=replace(settings.memory, above=2.0))
-    return Tracker(tracker._engine, never)
+    return Tracker(tracker._engine, replace(tracker.settings, calibration=(0.0, -20.0)))
+
+
+def beside_lookalikes(tracker: Tracker, scene: Scene) -> list[Tracker]:
+    """One whose target has four lookalikes beside it, and follows all of them."""
+    (one,) = started(in_doubt(tracker), scene)
+    track, (x, y, w, h) = one._track, scene.boxes(0)[0]
+    assert track is not None
+    away, at = 0.9 * max(w, h), (x + w / 2, y + h / 2)
+    peaks = [Peak(at[0] + dx, at[1] + dy, w, h, 8.0, 2.0, 0.9)
+             for dx, dy in ((away, 0.0), (-away, 0.0), (0.0, away), (0.0, -away))]  # fmt: skip
+    track.lookalikes.begin(peaks, Peak(*at, w, h, 12.0, 4.0, 0.99))
+    return [one]
+
+
+def _beside_step(trackers: list[Tracker], scene: Scene, step: int) -> None:
+    track = trackers[0]._track
+    assert track is not None
+    for one in track.lookalikes.tracks:
+        one.unseen = 0.0  # as if it had been seen in the image before
+    update(trackers, scene.image, step)
+    if len(track.lookalikes.tracks) != LOOKALIKES:
+        raise RuntimeError(f"{len(track.lookalikes.tracks)} lookalikes in step {step}")
 
 
 def measure(
@@ -211,16 +234,22 @@ def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
     exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
     template = engine.template(crop(frames[0], exemplar)[None])
     result = update_together(started(tracker, scene), scene.images[1])[0]
-    camera = CameraMotion()
+    camera, period = GlobalMotion(), 1 / 30
     cases: dict[str, Step] = {
         "whole update": partial(update, started(tracker, scene), scene.image),
         "whole update, in doubt": partial(update, started(in_doubt(tracker), scene), scene.image),
         "decode (a view of the message)": partial(_decoded, encoded, "bgr8", scene),
-        "camera's motion, in doubt": lambda step: camera.look(frames[step % 4], needed=True),
+        "whole update, in doubt, beside four lookalikes": partial(
+            _beside_step, beside_lookalikes(tracker, scene), scene
+        ),
+        "camera's motion, in doubt": lambda step: camera.look(frames[step % 4], period, True),
+        "camera's motion with turn and zoom": lambda step: camera.look(
+            frames[step % 4], period, True, turning=True
+        ),
     }
     for size in reversed(engine.search_sizes):
         window = CropWindow.around(cx, cy, side * size / exemplar.size, size)
-        region = Region(window, template, box[2], box[3], settings.window_influence)
+        region = Region(window, template, box[2], box[3], box[3])
         cases |= _stages_of(engine, frames, region, f", {size}x{size}")
     measure(f"Stages, {engine.name}", cases | _publishing(result), arguments.count)
 
@@ -232,11 +261,11 @@ def _stages_of(
     patches = engine._crops(frames[0], [region]).copy()
     maps = [part.copy() for part in engine.search(region.template, patches)]
     prior = np.array([region.prior()], np.float32)
-    ranking = engine._rankings[region.window.size]
+    finder = engine._finders[region.window.size]
     return {
         f"crop and resize{note}": lambda step: engine._crops(frames[step % 4], [region]),
         f"network{note}": lambda step: engine.search(region.template, patches),
-        f"decode boxes{note}": lambda step: ranking.best(*maps, prior),
+        f"find peaks{note}": lambda step: finder.find(*maps, prior),
     }
 
 
@@ -313,7 +342,8 @@ def table_lost(tracker: Tracker, arguments: argparse.Namespace) -> None:
 
 def _lost_step(tracker: Tracker, scene: Scene, step: int) -> None:
     # One instant again and again: it never gets late enough to give up.
-    tracker._presence._lost_for = 0.0
+    assert tracker._track is not None
+    tracker._track.existence.lost_for = 0.0
     if tracker.update(scene.without[scene.index(step)]).state != TrackState.LOST:
         raise RuntimeError("found a target where there is none")
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "mlkd_ros.cli.score",
     "mlkd_ros.cli.report",
     "mlkd_ros.cli.train",
+    "mlkd_ros.data.pack_command",
     "mlkd_ros.cli.average",
     "mlkd_ros.cli.select",
     "mlkd_ros.cli.fit",

@@ -64,21 +64,22 @@ _RIDGE = 1e-2
 class Looks:
     """Samples of the first pass.
 
-    visible, hidden: rows ``(logit, place, size)`` of the best peak where the target is expected, as
-    ``evidence`` weighs them. best: logits of the best peak anywhere in those windows, and whether
-    the target was there. choices: for each image the rows of all peaks, and which is the target.
-    found: whether the best peak was right, of images that show the target.
+    visible, hidden: rows ``(logit, place, size, usual logit)`` of the best peak of a window, as
+    ``evidence`` weighs them. choices: for each image the rows ``(logit, place, size)`` of all
+    peaks, and which is the target. logits, right: of best peaks, and whether their box was right.
+    found: whether it was, of the images that show the target.
     """
 
-    visible: list[tuple[float, float, float]] = field(default_factory=list)
-    hidden: list[tuple[float, float, float]] = field(default_factory=list)
+    visible: list[list[float]] = field(default_factory=list)
+    hidden: list[list[float]] = field(default_factory=list)
     choices: list[tuple[np.ndarray, int]] = field(default_factory=list)
     logits: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
+    found: list[bool] = field(default_factory=list)
 
     def extend(self, other: Looks) -> None:
         """Take in the samples of another sequence."""
-        for name in ("visible", "hidden", "choices", "logits", "right"):
+        for name in ("visible", "hidden", "choices", "logits", "right", "found"):
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -106,18 +107,26 @@ def fit_belief(checkpoint: Checkpoint, trials: SequenceOf[Trial], jobs: int = 1)
     flown = Flown()
     for one in _each(_fly_along, replace(checkpoint, settings=settings), trials, jobs):
         flown.extend(one)
-    belief = replace(belief, confidence=_confidence(flown))
-    above = _tracking_above(flown, belief.confidence)
-    presence = replace(
-        settings.presence, tracking_above=above, uncertain_below=round(_UNCERTAIN * above, 3)
-    )
-    settings = replace(settings, belief=belief, presence=presence)
+    if 0 < sum(flown.right) < len(flown.right):
+        settings = _calibrated(settings, flown)
     source = {
         "sequences": sorted({trial.sequence.name for trial in trials}),
         "conditions": sorted({trial.column for trial in trials}),
         "looks": len(looks.visible) + len(looks.hidden), "boxes": len(flown.right),
     }  # fmt: skip
     return Fit(settings, source)
+
+
+def _calibrated(settings: TrackerSettings, flown: Flown) -> TrackerSettings:
+    """With the confidence and its thresholds fitted. (Footage on which the tracker is never wrong,
+    or never right, says nothing of them.)
+    """
+    belief = replace(settings.belief, confidence=_confidence(flown))
+    above = _tracking_above(flown, belief.confidence)
+    presence = replace(
+        settings.presence, tracking_above=above, uncertain_below=round(_UNCERTAIN * above, 3)
+    )
+    return replace(settings, belief=belief, presence=presence)
 
 
 def _each(
@@ -144,6 +153,7 @@ def _look_along(checkpoint: Checkpoint, trial: Trial) -> Looks:
     truth, rng = trial.sequence.boxes, np.random.default_rng(0)
     memory: TemplateMemory | None = None
     last: Box | None = None
+    usual: float | None = None
     for number, image in _wanted_frames(trial):
         frame, box = as_frame(image), _box(truth[number])
         if memory is None or last is None:
@@ -153,7 +163,11 @@ def _look_along(checkpoint: Checkpoint, trial: Trial) -> Looks:
             continue
         before = _box(truth[number - 1])
         last = before or last
-        peak = _look(engine, settings, frame, memory, last, rng, looks, box)
+        peak = _look(engine, settings, frame, memory, last, rng, looks, box, usual)
+        if peak is not None:
+            gain = 1.0 - math.exp(-_EVERY / RATE / settings.belief.score_time)
+            score = min(peak.logit, settings.belief.score_most)
+            usual = score if usual is None else usual + gain * (score - usual)
         if peak is not None and memory.due(peak.quality, _EVERY / RATE):
             memory.renew(_template(engine, settings, frame, box or last))
         last = box or last
@@ -197,9 +211,9 @@ class _Some:
 
 def _look(
     engine: Engine, settings: TrackerSettings, frame: Frame, memory: TemplateMemory, last: Box,
-    rng: np.random.Generator, looks: Looks, box: Box | None,
+    rng: np.random.Generator, looks: Looks, box: Box | None, usual: float | None,
 ) -> Peak | None:  # fmt: skip
-    """One image's samples; the peak that is the target."""
+    """One image's samples; the peak that is the target. ``usual``: its logit of late."""
     x, y, w, h = last[0] + last[2] / 2, last[1] + last[3] / 2, last[2], last[3]
     size = math.sqrt(w * h)
     x, y = x + rng.normal(0, _OFF) * size, y + rng.normal(0, _OFF) * size
@@ -207,17 +221,21 @@ def _look(
     elsewhere = _elsewhere(rng, frame, (x, y), _AWAY * size)
     if elsewhere is not None:
         away, other = _rows(engine, settings, frame, memory, (*elsewhere, w, h))
-        looks.hidden.append(tuple(away[0]))  # type: ignore[arg-type]
+        if usual is not None:
+            looks.hidden.append([*away[0], usual])
         if rng.random() < 1.0 / ABSENT_EVERY:
             looks.logits.append(other[0].logit)
             looks.right.append(False)
     if box is None:
-        looks.hidden.append(tuple(rows[0]))  # type: ignore[arg-type]
+        if usual is not None:
+            looks.hidden.append([*rows[0], usual])
         return None
     overlaps = [float(iou((p.x - p.w / 2, p.y - p.h / 2, p.w, p.h), box)) for p in peaks]
-    looks.visible.append(tuple(rows[0]))  # type: ignore[arg-type]
+    if usual is not None:
+        looks.visible.append([*rows[0], usual])
     looks.logits.append(peaks[0].logit)
     looks.right.append(overlaps[0] > RIGHT_ABOVE)
+    looks.found.append(overlaps[0] > RIGHT_ABOVE)
     best = int(np.argmax(overlaps))
     if overlaps[best] <= RIGHT_ABOVE:
         return None
@@ -286,11 +304,11 @@ def _densities(looks: Looks) -> dict[str, Any]:
         )
     rows = np.concatenate((visible, hidden))
     labels = np.r_[np.ones(len(visible)), np.zeros(len(hidden))]
-    constant, score, place, size = _logistic(rows, labels)
+    constant, score, place, size, usual = _logistic(rows, labels)
     offset, slope = _logistic(rows[:, :1], labels)
-    detection = float(np.mean(looks.right))
+    detection = float(np.mean(looks.found))
     return {
-        "evidence": (constant, max(score, 0.05), max(place, 0.0), min(size, 0.0)),
+        "evidence": (constant, max(score, 0.05), max(place, 0.0), min(size, 0.0), min(usual, 0.0)),
         "score_slope": max(slope, 0.05), "score_offset": offset,
         "association": _association(looks.choices),
         "detection": min(max(detection, 0.5), 0.99),
@@ -417,7 +435,7 @@ def _presence_times(trials: SequenceOf[Trial]) -> dict[str, float]:
 @dataclass
 class Flown:
     """What a tracker said of the images that it had a box for: rows of log-odds of existence,
-    evidence and mean logit; whether the box was right; the condition.
+    evidence and usual logit; whether the box was right; the condition.
     """
 
     rows: list[tuple[float, float, float]] = field(default_factory=list)
@@ -458,10 +476,6 @@ def _fly_along(checkpoint: Checkpoint, trial: Trial) -> Flown:
 def _confidence(flown: Flown) -> tuple[float, float, float, float]:
     """Weights of the calibrated confidence, every condition weighing the same."""
     rows, right = np.array(flown.rows), np.array(flown.right, np.float64)
-    if not 0 < right.sum() < len(right):
-        raise ValueError(
-            f"calibration needs right and wrong boxes, got {int(right.sum())} right of {len(right)}"
-        )
     names = np.array(flown.conditions)
     counts = {name: float(np.mean(names == name)) for name in set(flown.conditions)}
     weights = np.array([1.0 / (len(counts) * counts[name]) for name in flown.conditions])

@@ -93,7 +93,7 @@ class PeakFinder:
 
     size: side of these windows in patch pixels, the architecture's ``search_size`` by default.
 
-    xp: the module that has ``log``, ``abs``, ``maximum``, ``where``, ``arange`` and ``stack``:
+    xp: the module that has ``log``, ``abs``, ``amax``, ``maximum``, ``where`` and ``stack``:
     ``numpy`` or ``torch``. convert: makes a constant of that kind from a NumPy array.
     """
 
@@ -155,7 +155,7 @@ class PeakFinder:
         """
         xp, cells = self._xp, self._cells
         grid = rank.reshape(count, -1, cells, cells)
-        across = grid.max(1, keepdims=True) * 1.0 if grid.shape[1] > 1 else grid * 1.0
+        across = xp.amax(grid, axis=1, keepdims=True) if grid.shape[1] > 1 else grid * 1.0
         best = across * 1.0
         best[..., 1:] = xp.maximum(best[..., 1:], across[..., :-1])
         best[..., :-1] = xp.maximum(best[..., :-1], across[..., 1:])

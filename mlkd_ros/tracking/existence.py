@@ -82,11 +82,11 @@ class Existence:
         power = min(1.0, seconds / self.belief.independent_after)
         self.odds = min(max(self.odds + power * log_ratio, -_MOST_ODDS), _MOST_ODDS)
 
-    def confidence(self, evidence: float, mean_logit: float) -> float:
+    def confidence(self, evidence: float, usual_logit: float) -> float:
         """Calibrated probability that the box of an image is right that gave this ``evidence``."""
         constant, existence, image, score = self.belief.confidence
         return probability_of(
-            constant + existence * self.odds + image * evidence + score * mean_logit
+            constant + existence * self.odds + image * evidence + score * usual_logit
         )
 
     def step(self, confidence: float) -> None:

@@ -32,6 +32,8 @@ _PRIOR = -1.5
 _LAST_PLACE = -0.5
 #: Candidates followed at most, and seconds unseen after which one is dropped.
 _MOST, _UNSEEN = 4, 0.25
+#: What came into reach only later: it was there before the target can have been.
+_SEEN_BEFORE = 1.5
 #: A candidate needs this log ratio of target to clutter once.
 _LEAST = -2.0
 #: Many looks at one thing are as good as so many independent ones at most.
@@ -164,6 +166,7 @@ class Search:
         power = min(1.0, seconds / self.belief.independent_after)
         left = sorted(peaks, key=lambda peak: -peak.log_ratio)
         for one in sorted(self.candidates, key=lambda one: -one.odds):
+            one.prior = max(one.prior, _PRIOR + self._nearness(*one.place) - _SEEN_BEFORE)
             peak = self._of(one, left)
             if peak is not None:
                 one.track.update(peak, self.belief)
@@ -188,15 +191,15 @@ class Search:
         place, same = (peak.x, peak.y), SAME * peak.size
         if any(math.dist(one.place, place) < same for one in self.candidates):
             return
-        prior = _PRIOR + self._nearness(peak)
+        prior = _PRIOR + self._nearness(peak.x, peak.y)
         track = begun(peak, self.belief)
         self.candidates.append(Candidate(track, prior, peak.log_ratio, power))
 
-    def _nearness(self, peak: Peak) -> float:
+    def _nearness(self, x: float, y: float) -> float:
         """Logarithm of how likely the target is to be there now, up to that of the best place."""
         variance = self.reach**2
         squares = [
-            (peak.distance(*place) ** 2) / variance
+            math.dist((x, y), place) ** 2 / variance
             for place in (self._inside(self._expected.place), self._last)
         ]
         freedom = self.belief.freedom

@@ -24,7 +24,7 @@ class PresenceSettings:
 
     tracking_above: float = 0.5
     uncertain_below: float = 0.3
-    lost_below: float = 0.05
+    lost_below: float = 0.1
     shown_above: float = 0.05
     reacquire_above: float = 0.7
     give_up_after: float = 30.0
@@ -67,10 +67,11 @@ class BeliefSettings:
     stationary deviation and time constant, and the deviation of a measurement about the smooth way.
     visible_for, hidden_for: mean times after which a visible target is hidden, and a hidden one is
     back. independent_after: time between two images that are as good as independent.
-    evidence: weights of 1, the logit, the log density of the place and the change of size in the
-    log ratio of what an image shows where the target is expected, under *visible* and *hidden*.
-    confidence: weights of 1, the log-odds of existence, this evidence and the mean logit of late in
-    the log-odds that the box is right (IoU above 0.5). score_time: over which that mean is taken.
+    evidence: weights of 1, the logit, the log density of the place, the change of size and the
+    logit that the target usually has, in the log ratio of what an image shows where the target is
+    expected, under *visible* and *hidden*. confidence: weights of 1, the log-odds of existence,
+    this evidence and the usual logit in the log-odds that the box is right (IoU above 0.5).
+    score_time: time constant of what is usual.
     """
 
     score_slope: float = 0.674
@@ -87,9 +88,9 @@ class BeliefSettings:
     visible_for: float = 5.0
     hidden_for: float = 5.0
     independent_after: float = 0.1
-    evidence: tuple[float, float, float, float] = (-1.135, 0.759, 2.12, -3.31)
+    evidence: tuple[float, float, float, float, float] = (2.65, 0.94, 1.9, -3.6, -0.55)
     confidence: tuple[float, float, float, float] = (-4.0, 0.2, 0.2, 0.5)
-    score_time: float = 0.5
+    score_time: float = 0.8
 
     def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
@@ -106,7 +107,7 @@ class BeliefSettings:
             raise ValueError(f"detection must be between 0 and 1, not {self.detection}")
 
 
-_WEIGHTS = {"association": 3, "evidence": 4, "confidence": 4}
+_WEIGHTS = {"association": 3, "evidence": 5, "confidence": 4}
 _POSITIVE = (
     "score_slope", "displacement", "freedom", "wander", "wander_time", "jitter", "visible_for",
     "hidden_for", "independent_after", "score_time",

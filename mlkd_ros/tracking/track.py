@@ -35,6 +35,8 @@ __all__ = ["Plan", "Track", "TrackResult"]
 _SHAKE = 0.1
 #: Probability that a target is nowhere near where it was expected, or of another size.
 _JUMP = 0.02
+#: A measurement so many deviations away begins the way over ground anew.
+_JUMPED = 6.0
 #: Deviations within which the target has to lie inside a window for that to be enough.
 _GATE = 1.6
 #: Probability that the association is right from which on a near window is enough, the template is
@@ -96,7 +98,8 @@ class Plan:
 class Track:
     """A target's place and size, its way over ground, existence, looks and lookalikes.
 
-    x, y, w, h: centre and size in pixels of the image where it was seen last. patch: the first
+    x, y, w, h: centre and size in pixels of the image where it was seen last. last: centre where it
+    was seen beyond doubt. patch: the first
     template's pixels. view: where a new view of it is to be taken into the template memory.
     """
 
@@ -123,11 +126,12 @@ class Track:
         self.existence = Existence(settings.belief, settings.presence)
         self.lookalikes = Lookalikes(settings.belief)
         self.kinematics = self._started(self.x, self.y)
+        self.last = self.x, self.y
         self.search: Search | None = None
         self.view: np.ndarray | None = None
         self.unseen = 0.0
         self._steady, self._doubt, self._renew = True, False, False
-        self.evidence, self.mean_logit = 0.0, settings.belief.score_most
+        self.evidence, self.usual_logit, self._used = 0.0, settings.belief.score_most, False
 
     @property
     def size(self) -> float:
@@ -262,7 +266,7 @@ class Track:
         others = min(sum(share[taken + 1] for share in shares[1:]), 1.0)
         self.existence.update(self._log_ratio(evidence, 1.0 - others), seconds)
         if seen:
-            self._follow(peak, seconds)
+            self._follow(peak, evidence, seconds)
         else:
             self.unseen += seconds
         self.lookalikes.update(peaks, shares[1:], taken if seen else None)
@@ -270,10 +274,9 @@ class Track:
             self.lookalikes.begin(peaks, peak)
         self._steady = sure and self._plain(peak, plan)
         self._doubt = not (seen and peak.quality > 0.5 and self._whole(peak))
-        belief = self.settings.belief
-        gain = 1.0 - math.exp(-seconds / belief.score_time)
-        self.mean_logit += gain * (min(peak.logit, belief.score_most) - self.mean_logit)
-        confidence = self.existence.confidence(evidence, self.mean_logit)
+        confidence = self.existence.confidence(evidence, self.usual_logit)
+        if evidence > 0:
+            self._get_used_to(peak.logit, seconds)
         self.existence.step(confidence)
         if self.state == TrackState.LOST:
             self._begin_search()
@@ -291,6 +294,13 @@ class Track:
         for one in self.lookalikes.tracks:
             rows.append([one.weight(peak, self.settings.belief) for peak in peaks])
         return associate(rows)
+
+    def _get_used_to(self, logit: float, seconds: float) -> None:
+        """The logit that the target usually has; the first one after its designation is that."""
+        belief = self.settings.belief
+        gain = 1.0 - math.exp(-seconds / belief.score_time) if self._used else 1.0
+        self.usual_logit += gain * (min(logit, belief.score_most) - self.usual_logit)
+        self._used = True
 
     def _surprise(self, peak: Peak, plan: Plan) -> tuple[float, float]:
         """Log density of a peak's place, up to that of the expected one, and change of its size."""
@@ -312,9 +322,9 @@ class Track:
         hidden: by its score, place and size.
         """
         belief = self.settings.belief
-        constant, score, place, size = belief.evidence
+        constant, score, place, size, usual = belief.evidence
         near, change = self._surprise(peak, plan)
-        looks = constant + score * min(peak.logit, belief.score_most)
+        looks = constant + score * min(peak.logit, belief.score_most) + usual * self.usual_logit
         # Now and then a target or the camera jumps, whatever was expected.
         return looks + math.log((1.0 - _JUMP) * math.exp(place * near + size * change) + _JUMP)
 
@@ -325,14 +335,14 @@ class Track:
         detection = self.settings.belief.detection
         return math.log(1.0 - detection + detection * own * math.exp(min(evidence, 20.0)))
 
-    def _follow(self, peak: Peak, seconds: float) -> None:
-        """The target is the ``peak``: take its place; approach its size, the more the surer."""
+    def _follow(self, peak: Peak, evidence: float, seconds: float) -> None:
+        """The target is the ``peak``: take its place; approach its size, the more the surer. What
+        is rather something else does not tell where the target goes.
+        """
         settings, p = self.settings, peak.quality
-        noise = (settings.belief.jitter * self.size) ** 2
-        if self.unseen > 1.0:
-            self.kinematics = self._started(peak.x, peak.y)
-        else:
-            self.kinematics.update(Measurement(peak.x, peak.y, noise / max(p, 0.05)))
+        if evidence >= 0:
+            self._measure(peak)
+            self.last = peak.x, peak.y
         rate = settings.size_lr * self._alike(peak) * (_LEAST_RATE + (1.0 - _LEAST_RATE) * p)
         self.x, self.y = peak.x, peak.y
         self.w += rate * (peak.w - self.w)
@@ -342,6 +352,15 @@ class Track:
         if p >= settings.memory.above:
             (w, h), gain = self.usual, min(1.0, seconds / _SIZE_TIME)
             self.usual = w + gain * (self.w - w), h + gain * (self.h - h)
+
+    def _measure(self, peak: Peak) -> None:
+        """Its way over ground goes through the ``peak``, or begins anew there after a jump."""
+        noise = (self.settings.belief.jitter * self.size) ** 2 / max(peak.quality, 0.05)
+        away = peak.distance(*self.kinematics.place)
+        if away > _JUMPED * math.sqrt(self.kinematics.innovation(noise)):
+            self.kinematics = self._started(peak.x, peak.y)
+        else:
+            self.kinematics.update(Measurement(peak.x, peak.y, noise))
 
     def _alike(self, peak: Peak) -> float:
         """Factor in 0..1 for a change of scale and of aspect ratio against the last size (SiamRPN,
@@ -359,7 +378,7 @@ class Track:
         self.h = math.sqrt(self.h * self.usual[1])
         step = self.side(self.w, self.h, self._shape.search_size) / 2
         self.search = Search(
-            self.settings.belief, self.kinematics, self._inside(self.x, self.y), self.size, step,
+            self.settings.belief, self.kinematics, self._inside(*self.last), self.size, step,
             self.image_size,
         )  # fmt: skip
 
@@ -379,6 +398,7 @@ class Track:
             return self._result(None, probability)
         self.kinematics = best.track.kinematics
         (self.x, self.y), self.w, self.h = best.place, best.track.w, best.track.h
+        self.last = best.place
         self.usual = self.w, self.h
         self.unseen, self.search, self._steady = 0.0, None, False
         self._keep_inside()
@@ -399,6 +419,7 @@ class Track:
         sx, sy = image_size[0] / self.image_size[0], image_size[1] / self.image_size[1]
         self.x, self.w, self.y, self.h = self.x * sx, self.w * sx, self.y * sy, self.h * sy
         self.usual = self.usual[0] * sx, self.usual[1] * sy
+        self.last = self.last[0] * sx, self.last[1] * sy
         self.image_size = image_size
         self.kinematics.rescale(sx, sy)
         self.lookalikes.rescale(sx, sy)

@@ -195,10 +195,10 @@ class Tracker:
     @property
     def belief(self) -> tuple[float, float, float]:
         """What the confidence of the last image is made of: log-odds of existence, evidence of the
-        image, mean logit of late. RuntimeError without a target.
+        image, usual logit. RuntimeError without a target.
         """
         track = self._followed()
-        return track.existence.odds, track.evidence, track.mean_logit
+        return track.existence.odds, track.evidence, track.usual_logit
 
     def settle(self) -> None:
         """Do now what the next ``update`` would have to do first: take a new view of the target

@@ -17,6 +17,7 @@ from mlkd_ros.data.cache import (
     split_by_sequence,
 )
 from mlkd_ros.data.coded import add_coded_windows
+from mlkd_ros.data.packed import pack_cache, unpack_cache
 from mlkd_ros.data.sampler import NEAR_SIDES, PairSampler, SamplerSettings, narrowed, pair_loader
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.data.stills import Still
@@ -342,3 +343,27 @@ def test_coded_windows_are_made_once_and_sampled(tmp_path: Path) -> None:
     (tmp_path / "c" / "coded.u8").write_bytes(b"short")
     with pytest.raises(DatasetError, match=r"coded\.u8: \d+ bytes expected"):
         PairCache.open(tmp_path / "c")
+
+
+def test_a_cache_travels_in_one_file_of_a_given_size(cache: PairCache, tmp_path: Path) -> None:
+    path = tmp_path / "pack"
+    assert pack_cache(cache, path, 10**7, side=128, quality=95) == len(cache)
+    there = unpack_cache(path, tmp_path / "there")
+    assert there.names == cache.names and there.night == cache.night and there.settings.side == 128
+    np.testing.assert_allclose(there.box, cache.box / 2, rtol=1e-6)
+    for row in range(len(there)):
+        x, y, w, h = there.box[row]
+        np.testing.assert_allclose(_bright_box(there.windows[row]), [x, y, x + w, y + h], atol=2.0)
+    sampler = PairSampler(there, PLAIN, seed=1)
+    np.testing.assert_allclose(_bright_box(sampler.sample(0).search), sampler.sample(0).box, atol=4)
+    size = path.stat().st_size
+    few = pack_cache(cache, path, size // 3, side=128, quality=95)
+    assert 3 <= few < len(cache) // 2 and path.stat().st_size < size // 2
+    assert set(unpack_cache(path, tmp_path / "few").sequence.tolist()) == {0, 1, 2}
+    with pytest.raises(ValueError, match="a window takes"):
+        pack_cache(cache, path, 10)
+    with pytest.raises(ValueError, match="side must be 64 to 256"):
+        pack_cache(cache, path, 10**7, side=400)
+    (tmp_path / "no").write_text("nothing")
+    with pytest.raises(DatasetError, match="no: no packed pair cache"):
+        unpack_cache(tmp_path / "no", tmp_path / "empty")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from mlkd_ros.distillation.select_command import _refused
-from mlkd_ros.tracking.presence import calibrated_confidence
 from training_support import write_checkpoint, write_flights
 
 from mlkd_ros.cli import main
@@ -40,6 +39,7 @@ from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import load_checkpoint
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.network import build_student
+from mlkd_ros.tracking.peaks import peaks_of
 from mlkd_ros.tracking.settings import TrackerSettings
 
 
@@ -61,9 +61,12 @@ def test_the_calibration_that_made_the_data_is_found():
 
 
 def test_calibration_is_applied_as_the_tracker_applies_it():
-    scores = np.array([0.0, 0.3, 0.9, 1.0])
-    ours = apply_platt(scores, 0.7, -0.4)
-    assert ours == pytest.approx([calibrated_confidence(s, 0.7, -0.4) for s in scores])
+    scores = np.array([0.01, 0.3, 0.9, 0.99])
+    rows = [(60.0 + 60 * i, 90.0, 30.0, 30.0, np.log(s / (1 - s)), 0.0)
+            for i, s in enumerate(scores)]  # fmt: skip
+    settings = TrackerSettings(calibration=(0.7, -0.4))
+    (peaks,) = peaks_of([CropWindow(0, 0, 255, 255)], np.array([rows]), settings)
+    assert apply_platt(scores, 0.7, -0.4) == pytest.approx([peak.quality for peak in peaks])
 
 
 @pytest.mark.parametrize("correct", [[True] * 5, [False] * 5, []])
