@@ -31,7 +31,7 @@ from mlkd_ros.tracking import load_tracker
 RATE = 30.0
 #: The follower is on before the figures count: the target is not in the middle when it begins.
 SETTLING_S = 2.0
-#: Standard deviation of a bearing with --geometry, radians: 0.04 sides of a car of 60 of 640 pixels.
+#: Standard deviation of a bearing with --geometry, radians: 0.04 sides of a car 60 pixels wide.
 _NOISE = math.radians(0.25)
 
 
