@@ -37,6 +37,8 @@ _SHAKE = 0.1
 _JUMP = 0.02
 #: Farther from where its way leads, in sizes, the camera's motion is worth a look.
 _QUIET = 0.25
+#: A jerk lasts so many seconds at most.
+_JERK = 0.1
 #: A measurement so many deviations away begins the way over ground anew.
 _JUMPED = 6.0
 #: Deviations within which the target has to lie inside a window for that to be enough.
@@ -198,7 +200,7 @@ class Track:
             return Plan([], [], self.w, self.h, 1.0)
         if self.search is not None:
             return self._planned(self.search.centres(windows), sizes[0], 100.0 * self.size)
-        deviation = self._deviation(seconds)
+        deviation = self._deviation(self.unseen + seconds)
         near = len(sizes) > 1 and self._steady and self._fits(deviation, sizes[-1])
         near = near and self._narrow + seconds < _WHOLE_EVERY
         place = [self._inside(self.x, self.y)]
@@ -223,12 +225,13 @@ class Track:
         return Plan(places, windows, self.w, self.h, deviation, near)
 
     def _deviation(self, seconds: float) -> float:
-        """Of its place ``seconds`` after the image before, in pixels: it jerks from image to image;
-        out of sight the way over ground gets unsure as well.
+        """Of its place ``seconds`` after it was seen, in pixels: what it may jerk for a moment, and
+        how unsure its way over ground is.
         """
         belief = self.settings.belief
-        jerk = self.size * math.hypot(belief.displacement, belief.speed * min(seconds, 0.1))
-        return math.hypot(jerk, self.kinematics.deviation if self.unseen > 0 else 0.0)
+        jerk = belief.speed * min(seconds, _JERK)
+        steady = self.size * math.hypot(belief.displacement, jerk)
+        return math.hypot(steady, self.kinematics.deviation if self.unseen > 0 else 0.0)
 
     def _fits(self, deviation: float, size: int) -> bool:
         """Whether it lies inside a window of ``size`` patch pixels, as far as one can know."""
