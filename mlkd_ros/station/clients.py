@@ -18,7 +18,7 @@ from aiohttp import web
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.station.link import Event, Picture, Status
 from mlkd_ros.station.pace import Pace, levels
-from mlkd_ros.station.picture import Coded, H264Stream, Pictures, h264_available, jpeg
+from mlkd_ros.station.picture import BLOCK, Coded, H264Stream, Pictures, h264_available, jpeg
 from mlkd_ros.station.protocol import Ack, Hello, Want, event_text, picture_bytes, text_of
 
 __all__ = ["Client", "Clients", "Watched"]
@@ -123,7 +123,8 @@ class Client:
         """In the coding thread."""
         level = self._pace.level
         width = min(level.width, max(self._width, 160))
-        pixels, image_size = self._clients.pictures.scaled(picture.message, width)
+        block = BLOCK if self._stream is not None else 1
+        pixels, image_size = self._clients.pictures.scaled(picture.message, width, block)
         if self._stream is not None:
             return self._stream.encode(pixels, image_size, level)
         return jpeg(pixels, image_size, level.quality)

@@ -24,12 +24,15 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame, Mono16Frame
 from mlkd_ros.imaging.messages import Decoder
 
-__all__ = ["JPEG", "Coded", "H264Stream", "Level", "Pictures", "h264_available", "jpeg"]
+__all__ = ["BLOCK", "JPEG", "Coded", "H264Stream", "Level", "Pictures", "h264_available", "jpeg"]
 
 JPEG = "jpeg"
 #: Constrained baseline, level 3.1 (up to 1280x720 at 30 Hz) and 4.0 above: what every browser with
 #: WebCodecs decodes, without a picture of delay.
 _AVC, _AVC_LARGE = "avc1.42E01F", "avc1.42E028"
+#: Sides of H.264 pictures are multiples of this: what it codes has no borders then, which some
+#: browsers show a green line of.
+BLOCK = 16
 #: Scaled pictures that are kept for other pages: pages of one size share the work.
 _KEPT = 4
 #: Percentiles of 16-bit values that are shown as black and white, every how many pixels they are
@@ -78,8 +81,8 @@ class Pictures:
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._levels: np.ndarray | None = None
-        #: By message and width. The message is kept, too: its id must not become another's.
-        self._kept: OrderedDict[tuple[int, int], tuple[Any, np.ndarray, tuple[int, int]]] = (
+        #: By message, width and block. The message is kept, too: its id must not become another's.
+        self._kept: OrderedDict[tuple[int, int, int], tuple[Any, np.ndarray, tuple[int, int]]] = (
             OrderedDict()
         )
 
@@ -103,18 +106,21 @@ class Pictures:
         return frame.with_levels(black, max(round(levels[1]), black + _LEAST_SPAN))
 
     def scaled(
-        self, message: Image | CompressedImage, width: int
+        self, message: Image | CompressedImage, width: int, block: int = 1
     ) -> tuple[np.ndarray, tuple[int, int]]:
-        """BGR pixels at most `width` wide, with even sides, and the size of the camera's image.
+        """BGR pixels at most `width` wide, and the size of the camera's image.
 
-        Raises UnusableImageError.
+        The sides are multiples of `block`, which may stretch the picture a little. Raises
+        UnusableImageError.
         """
-        key = id(message), width
+        key = id(message), width, block
         if key in self._kept:
             return self._kept[key][1:]
         frame = self.frame(message)
         scale = min(1.0, width / frame.width)
-        size = tuple(max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+        size = tuple(
+            block * max(1, round(side * scale / block)) for side in (frame.width, frame.height)
+        )
         smaller, _ = frame.reduced(1.0 / scale)
         pixels = smaller.window(0, 0, smaller.width, smaller.height)
         if pixels.shape[1::-1] != size:
@@ -148,7 +154,7 @@ class H264Stream:
         self._key = True
 
     def encode(self, pixels: np.ndarray, image_size: tuple[int, int], level: Level) -> Coded:
-        """The next picture of the stream, BGR with even sides."""
+        """The next picture of the stream, BGR with sides that are multiples of `BLOCK`."""
         import av
         from av.video.frame import PictureType
 

@@ -278,7 +278,7 @@ def test_select_flies_the_start_and_blends_beside(runs, tmp_path, capsys):
     assert set(selection["success_auc"]) == {"one/student", "one/student_0.5", "start/start"}
     assert selection["refused"] == {} and selection["chosen"].startswith("one/student")
     place = words.index("--start")
-    assert main([str(word) for word in words[:place] + words[place + 2 :]]) == 2
+    assert main([str(word) for word in [*words[:place], *words[place + 2 :], "--force"]]) == 2
     assert "give --start as well" in capsys.readouterr().err
 
 

@@ -165,7 +165,7 @@ export class Marks {
     pen.restore();
     const inside = x > left && x < left + w && y > top && y < top + h;
     if (inside) { this.taken.push([x - 14, y - 14, 28, 28]); return; }
-    const [cx, cy] = [Math.min(Math.max(x, left + 26), left + w - 26), Math.min(Math.max(y, top + 26), top + h - 26)];
+    const [cx, cy] = [Math.min(Math.max(x, left + 26), left + w - 26), Math.min(Math.max(y, top + 44), top + h - 44)]; // clear of what is written there
     const angle = Math.atan2(y - cy, x - cx);
     const arrow = new Path2D();
     arrow.moveTo(cx - 14 * Math.cos(angle), cy - 14 * Math.sin(angle));

@@ -64,10 +64,10 @@ export class Panel {
 
   corner(name) { if ($("words").dataset.corner !== name) $("words").dataset.corner = name; }
 
-  write(scene, wire, rate, redo) {
+  write(scene, wire, rate, redo, old) {
     this.state(scene);
     this.health(scene, wire);
-    this.figures(scene, wire, rate);
+    this.figures(scene, rate, old);
     this.targets(scene);
     this.people(scene);
     const notice = scene.notice();
@@ -109,7 +109,7 @@ export class Panel {
     put("link", stalled ? "bad" : delay > OLD_S ? "warn" : "good", stalled ? `still ${seconds(stalled)}` : delay === null ? "–" : age(delay));
   }
 
-  figures(scene, wire, rate) {
+  figures(scene, rate, old) {
     const put = (id, value, unit = "", kind = "") => {
       const element = $(id);
       const text = unit ? `${value} ${unit}` : value;
@@ -125,7 +125,6 @@ export class Panel {
     if (latency === null) put("latency", "–");
     else if (Math.abs(latency) > 60) put("latency", "clocks differ", "", "bad");
     else put("latency", ...age(latency).split(" "), latency > 0.2 ? "bad" : "");
-    const old = scene.pictureAge(wire.offset);
     if (old === null) put("age", shown && shown.age === null ? "clocks differ" : "–", "", shown && shown.age === null ? "bad" : "");
     else put("age", ...age(old).split(" "), old > OLD_S ? "bad" : "");
     put("video-rate", rate > 0 ? `${rate.toFixed(rate < 9.95 ? 1 : 0)} Hz` : "–", rate > 0 && shown ? `${shown.size[0]} px${shown.codec === "jpeg" ? "" : " H.264"}` : "");

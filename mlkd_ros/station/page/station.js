@@ -47,6 +47,7 @@ let newest = null; // what comes after it while it is held
 let fitted = null; // {point, box, until}: what was tapped, and what the tracker made of it
 let redo = false; // the next mark is of the subject again
 let wanted = 0;
+let oldness = null; // of the picture on the screen, seconds: one number, wherever it is written
 let times = [];
 
 const video = new Video(arrived, () => wire.send({ type: "want", width: wanted, key: true }));
@@ -150,8 +151,8 @@ function refuse(text) {
 
 async function mark(x, y, w, h, fit) {
   const picture = scene.shown;
-  const factor = picture.size[0] / view.rect[2];
-  const box = [(x - view.rect[0]) * factor, (y - view.rect[1]) * factor, w * factor, h * factor];
+  const [across, down] = [picture.size[0] / view.rect[2], picture.size[1] / view.rect[3]];
+  const box = [(x - view.rect[0]) * across, (y - view.rect[1]) * down, w * across, h * down];
   const again = redo ? scene.subject : "";
   redo = false;
   const asked = wire.ask({ type: "init", stamp: picture.stamp, box, image_size: picture.size, target_id: again, fit });
@@ -362,7 +363,7 @@ function draw() {
     const mark = fitted ?? pointer.mark;
     if (!hidden) {
       marks.targets(scene);
-      marks.pictureAge(scene.pictureAge(wire.offset));
+      marks.pictureAge(oldness);
     }
     if (mark) marks.marking(mark);
     else if (pointer.hover && !hidden && !scene.cannotMark()) aim(pointer.hover);
@@ -429,7 +430,8 @@ function refresh() {
   const rate = times.length > 1 ? (times.length - 1) / ((times.at(-1) - times[0]) / 1000) : 0;
   if (redo && !scene.subject) redo = false;
   panel.standing(standing());
-  panel.write(scene, wire, rate, redo);
+  oldness = scene.pictureAge(wire.offset);
+  panel.write(scene, wire, rate, redo, oldness);
 }
 
 new ResizeObserver(layout).observe(stage);
