@@ -6,7 +6,8 @@
 Time is the flight's, not this machine's: an image is tracked by the shipped student, and what it
 says reaches the follower `--delay` seconds after the exposure. The follower, which commands at 30
 Hz, is told nothing of the delay but the images' stamps. The aircraft sways by `--sway`
-degrees and the camera with it.
+degrees and the camera with it. With `--geometry` nothing is rendered or tracked: the target's place
+is reckoned, and a sure tracker's error of 0.25 degrees is added; that takes seconds.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlkd_ros.node.bearing import Calibration, Camera
 
 from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.gimbal.follower import Follower, FollowerSettings, Mode
+from mlkd_ros.session.bearing import Calibration, Camera
 from mlkd_ros.simulation.gimbal import SimulatedGimbal
 from mlkd_ros.tracking import load_tracker
 
 RATE = 30.0
 #: The follower is on before the figures count: the target is not in the middle when it begins.
 SETTLING_S = 2.0
+#: Standard deviation of a bearing with --geometry, radians: 0.04 sides of a car 60 pixels wide.
+_NOISE = math.radians(0.25)
 
 
 @dataclass
@@ -80,6 +83,7 @@ def fly(
     duration: float,
     settings: FollowerSettings,
     sway: float,
+    geometry: bool,
     seed: int = 0,
 ) -> Run:
     """Fly with the target followed by the gimbal, or with the camera fixed where delay is None."""
@@ -90,24 +94,26 @@ def fly(
     follower, camera = Follower(settings), _camera(flight)
     run, pending = Run(scenario, delay), deque[Any]()
     following, before = False, gimbal.turn(0.0)
+    rng = np.random.default_rng(seed)
     for index in range(flight.frame_count):
         now = index / RATE
         gimbal.advance(now, flight.depression(index) - gimbal.turn(now)[1])
         turn = gimbal.turn(now)
-        frame = flight.render(index, turn, before)
+        if geometry:
+            box, sight = _reckon(flight, index, turn, rng)
+            _note(run, now, box, size)
+        else:
+            frame = flight.render(index, turn, before)
+            box = frame.targets[0][1]
+            _note(run, now, box, size)
+            if delay is not None and not following:
+                tracker.init(frame.image, box, now)
+                following = True
+            sight = _look(tracker, frame.image, now, camera) if following else None
         before = turn
-        box, visible = frame.targets[0][1], frame.targets[0][2]
-        _note(run, now, box, visible, size)
         if delay is None:
             continue
-        if not following:
-            tracker.init(frame.image, box, now)
-            following = True
-        result = tracker.update(frame.image, now)
-        if result.box is not None:
-            pending.append((now + delay, now, camera.bearing(result.box, result.confidence)))
-        else:
-            pending.append((now + delay, now, None))
+        pending.append((now + delay, now, sight))
         while pending and pending[0][0] <= now:
             _hand_on(follower, *pending.popleft())
         command = follower.command(now)
@@ -117,12 +123,37 @@ def fly(
     return run
 
 
-def _hand_on(follower: Follower, now: float, stamp: float, bearing: Any) -> None:
-    if bearing is None:
+#: Yaw and pitch of the target from the optical axis, and their variances.
+Sight = tuple[float, float, tuple[float, float]]
+
+
+def _look(tracker: Any, image: np.ndarray, now: float, camera: Camera) -> Sight | None:
+    """What the tracker sees."""
+    result = tracker.update(image, now)
+    if result.box is None:
+        return None
+    found = camera.bearing(result.box, result.confidence)
+    return found.azimuth, -found.elevation_down, (found.covariance[0], found.covariance[3])
+
+
+def _reckon(
+    flight: NightFlight, index: int, turn: tuple[float, float], rng: np.random.Generator
+) -> tuple[Any, Sight | None]:
+    """The target's place as a box of a pixel, and as a tracker would see it; no sight outside."""
+    width, height = flight.size
+    pixel = flight.target_pixel(index, turn)
+    if pixel is None or not (0 <= pixel[0] < width and 0 <= pixel[1] < height):
+        return (0.0, 0.0, 0.0, 0.0), None
+    x, y = (np.array(pixel) - ((width - 1) / 2, (height - 1) / 2)) / flight.focal_px
+    yaw, up = math.atan(x) + _NOISE * rng.normal(), -math.atan(y) + _NOISE * rng.normal()
+    return (pixel[0], pixel[1], 1.0, 1.0), (yaw, up, (_NOISE**2, _NOISE**2))
+
+
+def _hand_on(follower: Follower, now: float, stamp: float, sight: Sight | None) -> None:
+    if sight is None:
         follower.unseen(now)
     else:
-        variances = (bearing.covariance[0], bearing.covariance[3])
-        follower.measure(now, stamp, bearing.azimuth, -bearing.elevation_down, variances)
+        follower.measure(now, stamp, *sight)
 
 
 def _camera(flight: NightFlight) -> Camera:
@@ -132,7 +163,7 @@ def _camera(flight: NightFlight) -> Camera:
     return Camera(Calibration(width, height, "plumb_bob", (0.0,) * 5, k), flight.size)
 
 
-def _note(run: Run, now: float, box: Any, visible: float, size: tuple[int, int]) -> None:
+def _note(run: Run, now: float, box: Any, size: tuple[int, int]) -> None:
     x, y, w, h = box
     seen = w > 0 and h > 0
     offset = ((x + w / 2) / (size[0] / 2) - 1, (y + h / 2) / (size[1] / 2) - 1)
@@ -188,6 +219,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(640, 360))
     parser.add_argument("--sway", type=float, default=35.0, help="degrees of yaw")
     parser.add_argument("--gain", type=float, default=FollowerSettings.gain)
+    parser.add_argument("--geometry", action="store_true", help="neither render nor track")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     settings = FollowerSettings(gain=given.gain)
@@ -196,9 +228,16 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- |")
     for scenario in given.scenarios:
         for delay in (None, *given.delays):
-            tracker = load_tracker(device="cpu")
+            tracker = None if given.geometry else load_tracker(device="cpu")
             run = fly(
-                scenario, delay, tracker, tuple(given.size), given.duration, settings, given.sway
+                scenario,
+                delay,
+                tracker,
+                tuple(given.size),
+                given.duration,
+                settings,
+                given.sway,
+                given.geometry,
             )
             runs.append(run)
             name = "fixed" if delay is None else f"gimbal, {delay * 1000:.0f} ms"

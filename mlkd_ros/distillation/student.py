@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,30 @@ def start_student(architecture: str, start: Path | None) -> tuple[nn.Module, str
     return load_nanotrack_v3(start), "NanoTrackV3 (HonglinChu/SiamTrackers, Apache-2.0)"
 
 
+def _for_logits(slope: float, offset: float) -> BeliefSettings:
+    """The default densities, those of a mobile_s16, for a student of other logits: where both are
+    as likely to be right, those of a mobile_s16 are ``slope logit + offset``.
+    """
+    usual = BeliefSettings()
+    one, logit, place, size, late = usual.evidence
+    *rest, mean = usual.confidence
+    return replace(
+        usual,
+        score_slope=usual.score_slope * slope,
+        score_offset=usual.score_offset + usual.score_slope * offset,
+        score_most=(usual.score_most - offset) / slope,
+        association=(usual.association[0] * slope, *usual.association[1:]),
+        evidence=(one + (logit + late) * offset, logit * slope, place, size, late * slope),
+        confidence=(rest[0] + mean * offset, rest[1], rest[2], mean * slope),
+    )
+
+
 def first_settings(architecture: str) -> TrackerSettings:
     """Post-processing of a student that has not been tuned: as its architecture was published."""
     if architecture == "lightfc_s16":
-        # The default densities, those of a mobile_s16, for logits of a centre head: where the
-        # logits of the two are as likely to be right, one is 3.9 times the other plus 7.6.
-        belief = BeliefSettings(
-            score_slope=2.6, score_offset=1.4, score_most=1.1, association=(2.6, 1.0, -2.0),
-            evidence=(4.7, 2.9, 2.12, -3.31), confidence=(-0.2, 0.2, 0.2, 1.9),
-        )  # fmt: skip
-        return TrackerSettings(penalty_k=0.0, size_lr=1.0, calibration=(2.55, 0.43), belief=belief)
+        return TrackerSettings(
+            penalty_k=0.0, size_lr=1.0, calibration=(2.55, 0.43), belief=_for_logits(3.9, 7.6)
+        )
     return TrackerSettings()
 
 

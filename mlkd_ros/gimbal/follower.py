@@ -36,6 +36,8 @@ _FIRST_RATE_SIGMA = 0.5
 _FORGOTTEN = 1.0
 #: Greatest time that is predicted over, seconds.
 _LONGEST_PREDICTION = 0.6
+#: Seconds between two commands, about; and in which it comes to rest at the end of its travel.
+_STEP, _TAPER = 1 / 30, 0.2
 #: Standard deviations that a measurement may be off before it is taken for another target's.
 _GATE = 6.0
 
@@ -72,7 +74,7 @@ class FollowerSettings:
     greatest_pitch: float = math.radians(60)
     response: float = 0.06
     command_delay: float = 0.02
-    acceleration_noise: float = 0.15
+    acceleration_noise: float = 0.05
     hold_for: float = 2.0
     return_rate: float = math.radians(15)
     stale_after: float = 0.5
@@ -242,12 +244,13 @@ class _Axis:
     def _limited(self, now: float, wanted: float) -> float:
         s = self.settings
         rate = min(max(wanted, -s.greatest_rate), s.greatest_rate)
-        if self._last_time is not None:
-            change = s.greatest_acceleration * max(now - self._last_time, 0.0)
-            rate = min(max(rate, self._last - change), self._last + change)
-        # At the end of its travel it only goes back.
-        if abs(self.own.angle) >= self._greatest and rate * self.own.angle > 0:
-            rate = 0.0
+        # Towards the end of its travel it goes slower, at the end only back.
+        there = self.own.expected(s.command_delay + s.response)
+        rate = min(rate, max(self._greatest - there, 0.0) / _TAPER)
+        rate = max(rate, -max(self._greatest + there, 0.0) / _TAPER)
+        since = _STEP if self._last_time is None else now - self._last_time
+        change = s.greatest_acceleration * min(max(since, 0.0), 3 * _STEP)
+        rate = min(max(rate, self._last - change), self._last + change)
         self._last, self._last_time = rate, now
         return rate
 

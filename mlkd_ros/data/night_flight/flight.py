@@ -131,6 +131,17 @@ class NightFlight:
         targets = _targets(painter.traces, self._movers[0], self.size)
         return RenderedFrame(image, index / self.rate, targets)
 
+    def target_pixel(
+        self, when: int, turn: tuple[float, float] = (0.0, 0.0)
+    ) -> tuple[float, float] | None:
+        """Where the main target's middle is in the picture of a frame, without rendering it.
+
+        In pixels whose centres are whole numbers; None behind the camera. `turn`: as in `render`.
+        """
+        x, y = self._movers[0].pose[when, :2]
+        seen, depth = self._camera(when, turn).project(np.array([[x, y, 0.7]]))
+        return (float(seen[0, 0]), float(seen[0, 1])) if depth[0] > 0 else None
+
     def depression(self, when: int) -> float:
         """How far below the horizon this flight points the camera, without a gimbal, radians."""
         return -math.asin(float(self._camera(when).rotation[2, 2]))
