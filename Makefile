@@ -26,7 +26,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install '$(TORCH)'
-	$(BIN)/pip install -e '.[tools,train,plot,station,mavlink,test]'
+	$(BIN)/pip install -e '.[tools,train,plot,station,video,mavlink,test]'
 	$(BIN)/pip install --no-deps '$(MAVPROXY)'
 	touch $@
 
@@ -38,6 +38,7 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:

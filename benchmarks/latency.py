@@ -26,15 +26,17 @@ from functools import partial
 
 import cv2
 import numpy as np
+from scene import TARGET, Scene, started, update
 
-from mlkd_ros.node.compressed import CompressedFrame
-from mlkd_ros.simulation.encode import encode
+from mlkd_ros.imaging.compressed import CompressedFrame
+from mlkd_ros.imaging.encode import encode
+from mlkd_ros.imaging.encodings import ENCODINGS, frame_over
+from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker, update_together
-from mlkd_ros.tracking.encoding import ENCODINGS, frame_over
 from mlkd_ros.tracking.engine import MapEngine, Region
-from mlkd_ros.tracking.frame import Frame
-from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
-from mlkd_ros.tracking.motion import CameraMotion
+from mlkd_ros.tracking.geometry import CropWindow, crop
+from mlkd_ros.tracking.global_motion import GlobalMotion
+from mlkd_ros.tracking.peaks import Peak
 
 SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
 TARGETS = (1, 2, 4, 8, 16)
@@ -43,80 +45,38 @@ TABLES = ("sizes", "peers", "busy", "encodings", "stages", "targets", "engines",
 PAUSE, TURN = 0.0005, 10
 #: A step is one image of one case; it returns nothing that matters.
 Step = Callable[[int], object]
-TARGET, LARGE = (64, 40), (220, 140)
-
-
-class Scene:
-    """Textured targets that drift over a dark, noisy ground; a few images, shown to and fro.
-
-    without: the same images without the targets.
-    """
-
-    images_held = 4
-
-    def __init__(
-        self, size: tuple[int, int], targets: int = 1, target: tuple[int, int] = TARGET
-    ) -> None:
-        self._target = target
-        rng = np.random.default_rng(1)
-        width, height = size
-        coarse = rng.integers(10, 60, (height // 40, width // 40, 3), np.uint8)
-        ground = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
-        columns = int(np.ceil(np.sqrt(targets)))
-        looks = [
-            cv2.resize(rng.integers(0, 255, (5, 8, 3), np.uint8), target) for _ in range(targets)
-        ]
-        self._starts = [
-            ((i % columns + 1) * width / (columns + 1), (i // columns + 1) * height / (columns + 1))
-            for i in range(targets)
-        ]
-        self.images, self.without = [], []
-        for index in range(self.images_held):
-            image = ground.copy()
-            noise = rng.integers(0, 12, image.shape, np.uint8)
-            self.without.append(cv2.add(image, noise))
-            for look, (x, y, w, h) in zip(looks, self.boxes(index), strict=True):
-                image[int(y) : int(y + h), int(x) : int(x + w)] = look
-            self.images.append(cv2.add(image, noise))
-
-    def boxes(self, index: int) -> list[tuple[float, float, float, float]]:
-        """The targets' boxes in image ``index``."""
-        w, h = self._target
-        return [(x // 1 - w // 2 + 3 * index, y // 1 - h // 2, w, h) for x, y in self._starts]
-
-    def image(self, step: int) -> np.ndarray:
-        """The image of a step: 0 1 2 3 2 1 0 1 ..."""
-        return self.images[self.index(step)]
-
-    def index(self, step: int) -> int:
-        """Which of the images a step shows."""
-        last = self.images_held - 1
-        return last - abs(last - step % (2 * last))
-
-
-def started(tracker: Tracker, scene: Scene) -> list[Tracker]:
-    """Trackers of all targets of a scene: siblings, on the engine of ``tracker``."""
-    first = Tracker(tracker._engine, tracker.settings)
-    trackers = [first, *(first.sibling() for _ in scene.boxes(0)[1:])]
-    for each, box in zip(trackers, scene.boxes(0), strict=True):
-        each.init(scene.images[0], box)
-    return trackers
+LARGE = (220, 140)
+#: As many as are followed at most.
+LOOKALIKES = 4
 
 
 def in_doubt(tracker: Tracker) -> Tracker:
-    """One that is sure of nothing: it searches the whole region, and watches the camera's motion
-    in each image.
+    """One to which no peak looks like its target: it searches the whole region, and watches the
+    camera's motion in each image.
     """
-    settings = tracker.settings
-    never = replace(settings, near_above=2.0, memory=replace(settings.memory, above=2.0))
-    return Tracker(tracker._engine, never)
+    return Tracker(tracker._engine, replace(tracker.settings, calibration=(0.0, -20.0)))
 
 
-def update(trackers: list[Tracker], image: Callable[[int], object], step: int) -> None:
-    """One image through all targets; a lost target would make the figures meaningless."""
-    results = update_together(trackers, image(step))  # type: ignore[arg-type]
-    if any(result.state not in (TrackState.TRACKING, TrackState.UNCERTAIN) for result in results):
-        raise RuntimeError(f"a target was lost in step {step}")
+def beside_lookalikes(tracker: Tracker, scene: Scene) -> list[Tracker]:
+    """One whose target has four lookalikes beside it, and follows all of them."""
+    (one,) = started(in_doubt(tracker), scene)
+    track, (x, y, w, h) = one._track, scene.boxes(0)[0]
+    assert track is not None
+    away, at = 0.9 * max(w, h), (x + w / 2, y + h / 2)
+    peaks = [Peak(at[0] + dx, at[1] + dy, w, h, 8.0, 2.0, 0.9)
+             for dx, dy in ((away, 0.0), (-away, 0.0), (0.0, away), (0.0, -away))]  # fmt: skip
+    track.lookalikes.begin(peaks, Peak(*at, w, h, 12.0, 4.0, 0.99))
+    return [one]
+
+
+def _beside_step(trackers: list[Tracker], scene: Scene, step: int) -> None:
+    track = trackers[0]._track
+    assert track is not None
+    for one in track.lookalikes.tracks:
+        one.unseen = 0.0  # as if it had been seen in the image before
+    update(trackers, scene.image, step)
+    if len(track.lookalikes.tracks) != LOOKALIKES:
+        raise RuntimeError(f"{len(track.lookalikes.tracks)} lookalikes in step {step}")
 
 
 def measure(
@@ -269,21 +229,27 @@ def table_stages(tracker: Tracker, arguments: argparse.Namespace) -> None:
     settings, box = tracker.settings, scene.boxes(0)[0]
     encoded = [encode(image, "bgr8") for image in scene.images]
     frames = [_decoded(encoded, "bgr8", scene, step) for step in range(4)]
-    side = context_side(box[2], box[3], settings.context_amount)
+    side = engine.shape.context_side(box[2], box[3], settings.context_amount)
     cx, cy = box[0] + box[2] / 2, box[1] + box[3] / 2
     exemplar = CropWindow.around(cx, cy, side, engine.shape.template_size)
     template = engine.template(crop(frames[0], exemplar)[None])
     result = update_together(started(tracker, scene), scene.images[1])[0]
-    camera = CameraMotion()
+    camera, period = GlobalMotion(), 1 / 30
     cases: dict[str, Step] = {
         "whole update": partial(update, started(tracker, scene), scene.image),
         "whole update, in doubt": partial(update, started(in_doubt(tracker), scene), scene.image),
         "decode (a view of the message)": partial(_decoded, encoded, "bgr8", scene),
-        "camera's motion, in doubt": lambda step: camera.look(frames[step % 4], needed=True),
+        "whole update, in doubt, beside four lookalikes": partial(
+            _beside_step, beside_lookalikes(tracker, scene), scene
+        ),
+        "camera's motion, in doubt": lambda step: camera.look(frames[step % 4], period, True),
+        "camera's motion with turn and zoom": lambda step: camera.look(
+            frames[step % 4], period, True, turning=True
+        ),
     }
     for size in reversed(engine.search_sizes):
         window = CropWindow.around(cx, cy, side * size / exemplar.size, size)
-        region = Region(window, template, box[2], box[3], settings.window_influence)
+        region = Region(window, template, box[2], box[3], box[3])
         cases |= _stages_of(engine, frames, region, f", {size}x{size}")
     measure(f"Stages, {engine.name}", cases | _publishing(result), arguments.count)
 
@@ -295,11 +261,11 @@ def _stages_of(
     patches = engine._crops(frames[0], [region]).copy()
     maps = [part.copy() for part in engine.search(region.template, patches)]
     prior = np.array([region.prior()], np.float32)
-    ranking = engine._rankings[region.window.size]
+    finder = engine._finders[region.window.size]
     return {
         f"crop and resize{note}": lambda step: engine._crops(frames[step % 4], [region]),
         f"network{note}": lambda step: engine.search(region.template, patches),
-        f"decode boxes{note}": lambda step: ranking.best(*maps, prior),
+        f"find peaks{note}": lambda step: finder.find(*maps, prior),
     }
 
 
@@ -314,7 +280,7 @@ def _publishing(result: object) -> dict[str, Step]:
 
     from mlkd_ros.msg import TrackStatus
     from mlkd_ros.node import messages
-    from mlkd_ros.node.targets import TargetReport
+    from mlkd_ros.session.targets import TargetReport
 
     rclpy.init()
     node = rclpy.create_node("latency_benchmark")
@@ -376,7 +342,8 @@ def table_lost(tracker: Tracker, arguments: argparse.Namespace) -> None:
 
 def _lost_step(tracker: Tracker, scene: Scene, step: int) -> None:
     # One instant again and again: it never gets late enough to give up.
-    tracker._presence._lost_for = 0.0
+    assert tracker._track is not None
+    tracker._track.existence.lost_for = 0.0
     if tracker.update(scene.without[scene.index(step)]).state != TrackState.LOST:
         raise RuntimeError("found a target where there is none")
 
@@ -395,7 +362,7 @@ def table_enhancer(tracker: Tracker, arguments: argparse.Namespace) -> None:
     scene = Scene((1280, 720))
     trackers = [started(tracker, scene) for _ in range(3)]
     whole = partial(update, trackers[0], scene.image)
-    size = tracker._shape.search_size
+    size = tracker.shape.search_size
 
     def crop_first(step: int) -> None:
         enhance_image(enhancer, np.ascontiguousarray(scene.image(step)[:size, :size]))

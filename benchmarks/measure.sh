@@ -37,6 +37,6 @@ $python "$here/peers.py" --frames 30 --results "$results/peers" --nano-v2 "$v2" 
     --sequence crossing_1 --sequence low_light_1 --sequence distractors_1 --sequence scale_change_1 \
     --enhancer gamma
 
-$mlkd report "$results/night-flights-v1" "$results/pairs" "$results/pairs-street" \
+$mlkd report --force "$results/night-flights-v1" "$results/pairs" "$results/pairs-street" \
     "$results/pairs-dark" -o "$results/report.html"
 $python "$here/score_speed.py" --minutes 10

@@ -32,22 +32,22 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from latency import Scene
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from scene import Scene
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from mlkd_ros.imaging.encode import image_message
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.node.history import FrameHistory, HeldFrame
 from mlkd_ros.node.parameters import default_settings
-from mlkd_ros.node.targets import Designation, TargetSet
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Designation, TargetSet
 from mlkd_ros.share import share_directory, use_fastdds_profile
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import load_tracker
 

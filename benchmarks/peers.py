@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
+from mlkd_ros.cli.evaluate import DATASETS
 from mlkd_ros.data.sequences import Sequence
-from mlkd_ros.evaluation.command import DATASETS
 from mlkd_ros.evaluation.datasets import choose, dataset_label, load_dataset, shortened
 from mlkd_ros.evaluation.metrics import score
 from mlkd_ros.evaluation.one_pass import run_one_pass, write_result

@@ -36,10 +36,10 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.data.night_flight import NightFlight
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.share import share_directory, use_fastdds_profile
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.simulation.night_camera import ground_truth
 from mlkd_ros.srv import InitTarget
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 
+from mlkd_ros.cli.train import open_or_build_flights
 from mlkd_ros.data.cache import PairCache
 from mlkd_ros.data.sampler import PairSampler, collate_pairs, pair_loader
 from mlkd_ros.distillation.config import TrainingConfig, load_config
 from mlkd_ros.distillation.objectives import Room, Supervised, single_student
 from mlkd_ros.distillation.student import start_student
-from mlkd_ros.distillation.teacher import load_teacher
-from mlkd_ros.distillation.train_command import open_or_build_flights
+from mlkd_ros.distillation.teacher import load_teachers
 from mlkd_ros.distillation.trainer import Trainer, to_device
 from mlkd_ros.tracking.checkpoint import default_checkpoint
 from mlkd_ros.tracking.engine import resolve_device
@@ -96,10 +96,10 @@ def trainers(
     objectives: dict[str, Any] = {
         "one student, no teacher": Supervised(student(), weight),
         "one student, one teacher": single_student(
-            student(), load_teacher([shipped], enhancer, "clean"), alone, weight
+            student(), load_teachers([shipped], enhancer, "clean"), alone, weight
         ),
         "room of three, two teachers": Room(
-            [student() for _ in settings.crl], load_teacher([shipped] * 2, enhancer, "clean"),
+            [student() for _ in settings.crl], load_teachers([shipped] * 2, enhancer, "clean"),
             settings, weight,
         ),
     }  # fmt: skip

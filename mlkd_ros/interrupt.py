@@ -1,12 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process of this package ends on Ctrl-C."""
+"""How a process of this package ends on Ctrl-C, and when it is told to by other signals."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
 
-__all__ = ["leave_interrupts_to_rclpy"]
+__all__ = ["Ended", "ended_by_signals", "leave_interrupts_to_rclpy"]
+
+
+class Ended(KeyboardInterrupt):
+    """The process was told to end; raised where it was, so that files are finished."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception.
+
+    A terminal that is closed, a service manager and a shutdown send them, and their default is an
+    end on the spot: files would stay half written. Only in the main thread; a signal that the
+    process was started to ignore (nohup) stays ignored.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Ended(number)
 
 
 def leave_interrupts_to_rclpy() -> None:

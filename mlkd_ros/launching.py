@@ -69,6 +69,7 @@ COMMON = (
         str(share_directory() / "config" / "tracker.yaml"),
     ),
     parameter_argument("image_topic"),
+    parameter_argument("student"),
     parameter_argument("device"),
     argument("use_sim_time", "Take the time from the topic /clock.", "false", BOOLEAN),
     argument(

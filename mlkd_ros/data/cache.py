@@ -12,6 +12,7 @@ window that lay inside the image.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections import Counter
@@ -31,6 +32,7 @@ FORMAT = 1
 WINDOWS_FILE = "windows.u8"
 INDEX_FILE = "index.npz"
 META_FILE = "cache.json"
+CODED_FILE = "coded.u8"
 
 Item = TypeVar("Item", Sequence, Still)
 
@@ -52,6 +54,7 @@ class CacheSettings:
         max_aspect: Objects more elongated than this are skipped.
         max_cover: Objects covering more than this share of the image are skipped.
         min_visible: Objects with less than this share of their area inside the image are skipped.
+        per_still: Largest number of objects of one still image, evenly taken (0: all).
     """
 
     side: int = 384
@@ -60,6 +63,7 @@ class CacheSettings:
     max_aspect: float = 8.0
     max_cover: float = 0.5
     min_visible: float = 0.6
+    per_still: int = 0
 
 
 @dataclass
@@ -102,6 +106,8 @@ class PairCache:
         still: Whether each sequence is a still image.
         settings: How the cache was built.
         skipped: Number of annotations left out, by reason.
+        coded: uint8 ``(N, side, side, 3)``, memory-mapped, or None: the windows of videos in a dark
+            stream behind a camera's denoising and H.264, see :mod:`mlkd_ros.data.coded`.
     """
 
     folder: Path
@@ -119,6 +125,7 @@ class PairCache:
     still: list[bool]
     settings: CacheSettings
     skipped: dict[str, int]
+    coded: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> PairCache:
@@ -151,8 +158,16 @@ class PairCache:
                 f"{path}: {size} bytes expected for {count} windows: rebuild the cache"
             )
         windows = np.memmap(path, np.uint8, "r", shape=shape)
+        coded_path, coded = folder / CODED_FILE, None
+        if coded_path.is_file():
+            if coded_path.stat().st_size != size:
+                raise DatasetError(f"{coded_path}: {size} bytes expected: remove it")
+            coded = np.memmap(coded_path, np.uint8, "r", shape=shape)
         lists = {name: meta[name] for name in ("names", "groups", "night", "still")}
-        return cls(folder, windows, **columns, **lists, settings=settings, skipped=meta["skipped"])
+        return cls(
+            folder, windows, **columns, **lists, settings=settings, skipped=meta["skipped"],
+            coded=coded,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -323,8 +338,10 @@ def _add_still(writer: PairCacheWriter, still: Still) -> None:
             f"its annotation says {still.size[0]}x{still.size[1]}"
         )
     writer.begin(still.name, still.group, night=still.night, still=True)
-    for number, box in enumerate(still.boxes):
-        writer.add(image, box, 0, number)
+    limit = writer.settings.per_still or len(still.boxes)
+    step = max(1, math.ceil(len(still.boxes) / limit))
+    for number in range(0, len(still.boxes), step):
+        writer.add(image, still.boxes[number], 0, number)
 
 
 def _shown(items: Iterable[Item], label: str, progress: bool) -> Iterator[Item]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,24 @@ class FlightFrames:
 
 
 def target_boxes(
-    flight: NightFlight, count: int, start: int = 0, visible_from: float = 0.0
+    flight: NightFlight,
+    count: int,
+    start: int = 0,
+    visible_from: float = 0.0,
+    on_frame: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Boxes ``(count, 4)`` of a flight's main target, by rendering every frame.
 
-    Rows of NaN where no more than the fraction ``visible_from`` of it is seen.
+    Rows of NaN where no more than the fraction ``visible_from`` of it is seen. ``on_frame`` is
+    called with 1 after each frame.
     """
     boxes = np.full((count, 4), np.nan)
     for index in range(count):
         _, box, visible, _ = flight.render(start + index).targets[0]
         if visible > visible_from:
             boxes[index] = box
+        if on_frame is not None:
+            on_frame(1)
     return boxes
 
 

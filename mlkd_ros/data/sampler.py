@@ -17,7 +17,13 @@ import cv2
 import numpy as np
 
 from mlkd_ros.data.cache import PairCache
-from mlkd_ros.data.lowlight import NightConditions, capture, sample_conditions
+from mlkd_ros.data.codec import develop, sample_processing
+from mlkd_ros.data.lowlight import (
+    NightConditions,
+    capture,
+    sample_conditions,
+    sample_high_gain,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +62,14 @@ class SamplerSettings:
         severity: Of the darkness, see :func:`mlkd_ros.data.lowlight.sample_conditions`.
         brighter_template: Probability that a darkened pair's template was taken in more light.
         night_noise: Probability of mild exposure change and noise on a pair of real night frames.
+        high_gain: Share of the darkened pairs that are taken by a small camera at high gain, see
+            :func:`mlkd_ros.data.lowlight.sample_high_gain`.
+        developed: Share of the darkened pairs that go through a camera's denoising and sharpening.
+        coded: Probability that the patches are cut from the coded windows of the cache, where it
+            has some: a dark stream behind denoising and H.264. These are not darkened again.
+        exclude: Sequences that are not sampled, by name: kept for choosing between students.
+        loose: Sequences whose name begins so have loose boxes: a teacher's that agrees counts.
+        fewer: Sequences whose name begins so are drawn this many times as often (loose boxes).
         keep_clean: Also return the patches before darkening, for a teacher.
     """
 
@@ -78,6 +92,12 @@ class SamplerSettings:
     severity: float = 1.0
     brighter_template: float = 0.2
     night_noise: float = 0.5
+    high_gain: float = 0.0
+    developed: float = 0.0
+    coded: float = 0.0
+    exclude: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    fewer: Mapping[str, float] = field(default_factory=dict)
     keep_clean: bool = False
 
 
@@ -95,6 +115,7 @@ class TrainingPair:
         night: Whether the search patch is a real night picture.
         clean_template: The template before darkening, or None if not asked for.
         clean_search: The search patch before darkening, or None if not asked for.
+        loose: Whether the box is known to be loose.
     """
 
     template: np.ndarray
@@ -105,15 +126,19 @@ class TrainingPair:
     night: bool
     clean_template: np.ndarray | None = None
     clean_search: np.ndarray | None = None
+    loose: bool = False
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """A patch, the box in it and the part of it that is picture, not padding (x0, y0, x1, y1)."""
+    """A patch, the box in it and the part of it that is picture, not padding (x0, y0, x1, y1); and
+    the same patch of the coded window, if asked for.
+    """
 
     image: np.ndarray
     box: np.ndarray
     valid: np.ndarray
+    coded: np.ndarray | None = None
 
 
 class PairSampler:
@@ -133,8 +158,26 @@ class PairSampler:
         self.caches = [caches] if isinstance(caches, PairCache) else list(caches)
         self.settings = settings or SamplerSettings()
         self.seed = seed
-        self._tables = [_Table(cache) for cache in self.caches]
+        self._check_excluded()
+        self._tables = [_Table(cache, self._draws(cache)) for cache in self.caches]
         self._groups, self._group_edges = self._weigh_groups()
+
+    def _check_excluded(self) -> None:
+        names = {name for cache in self.caches for name in cache.names}
+        missing = set(self.settings.exclude) - names
+        if missing:
+            raise ValueError(f"exclude names {sorted(missing)[0]!r}, which is in no cache")
+
+    def _draws(self, cache: PairCache) -> np.ndarray:
+        """How often each sequence of a cache is drawn, relative to the others, ``(sequences,)``."""
+        factors = np.ones(len(cache.names))
+        for number, name in enumerate(cache.names):
+            for prefix, factor in self.settings.fewer.items():
+                if name.rsplit("/", 1)[-1].startswith(prefix):
+                    factors[number] = factor
+            if name in self.settings.exclude:
+                factors[number] = 0.0
+        return factors
 
     def _weigh_groups(self) -> tuple[list[tuple[int, str]], np.ndarray]:
         """List (cache, group) choices and the cumulative share of each."""
@@ -176,12 +219,14 @@ class PairSampler:
         else:
             other, other_row = self._choose_other(number, row, rng)
         flip = rng.random() < self.settings.flip
-        template = self._template_patch(number, row, flip, rng)
-        search = self._search_patch(other, other_row, flip, rng)
+        coded = self.settings.coded > 0 and rng.random() < self.settings.coded
+        template = self._template_patch(number, row, flip, rng, coded)
+        search = self._search_patch(other, other_row, flip, rng, coded)
         if positive and self.settings.hidden + self.settings.covered > 0:
             search, positive = self._occlude(search, rng)
         night = self._is_night(other, other_row)
-        return self._finish(template, search, positive, (self._is_night(number, row), night), rng)
+        pair = self._finish(template, search, positive, (self._is_night(number, row), night), rng)
+        return replace(pair, loose=self._is_loose(other, other_row))
 
     def _choose(self, rng: np.random.Generator) -> tuple[int, int]:
         number, group = self._groups[
@@ -214,26 +259,40 @@ class PairSampler:
         left, top = rng.integers(0, other.shape[0] // 2, 2)
         side = int(rng.integers(16, other.shape[0] // 2))
         piece = cv2.resize(other[top : top + side, left : left + side], (x1 - x0, y1 - y0))
+        piece = cv2.convertScaleAbs(piece, alpha=float(rng.uniform(0.2, 1.2)))
         image = search.image.copy()
-        image[y0:y1, x0:x1] = cv2.convertScaleAbs(piece, alpha=float(rng.uniform(0.2, 1.2)))
-        return replace(search, image=image), not whole
+        image[y0:y1, x0:x1] = piece
+        coded = search.coded
+        if coded is not None:
+            # As dark as what it covers.
+            level = coded.mean() / max(float(search.image.mean()), 1.0)
+            coded = coded.copy()
+            coded[y0:y1, x0:x1] = cv2.convertScaleAbs(piece, alpha=min(level, 1.0))
+        return replace(search, image=image, coded=coded), not whole
+
+    def _is_loose(self, number: int, row: int) -> bool:
+        cache = self.caches[number]
+        name = cache.names[cache.sequence[row]].rsplit("/", 1)[-1]
+        return name.startswith(tuple(self.settings.loose))
 
     def _is_night(self, number: int, row: int) -> bool:
         cache = self.caches[number]
         return cache.night[cache.sequence[row]]
 
     def _template_patch(
-        self, number: int, row: int, flip: bool, rng: np.random.Generator
+        self, number: int, row: int, flip: bool, rng: np.random.Generator, coded: bool
     ) -> _Patch:
         rules = self.settings
         return self._patch(
-            number, row, TEMPLATE_SIDE, rules.template_shift, rules.template_scale, flip, rng
+            number, row, TEMPLATE_SIDE, rules.template_shift, rules.template_scale, flip, rng, coded
         )
 
-    def _search_patch(self, number: int, row: int, flip: bool, rng: np.random.Generator) -> _Patch:
+    def _search_patch(
+        self, number: int, row: int, flip: bool, rng: np.random.Generator, coded: bool
+    ) -> _Patch:
         rules = self.settings
         return self._patch(
-            number, row, SEARCH_SIDE, rules.search_shift, rules.search_scale, flip, rng
+            number, row, SEARCH_SIDE, rules.search_shift, rules.search_scale, flip, rng, coded
         )
 
     def _patch(
@@ -245,6 +304,7 @@ class PairSampler:
         scale: float,
         flip: bool,
         rng: np.random.Generator,
+        coded: bool,
     ) -> _Patch:
         """Cut a patch around an object with one resampling."""
         cache = self.caches[number]
@@ -266,15 +326,12 @@ class PairSampler:
         matrix[:, 2] += (
             0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
         )  # from pixel corners to pixel centres
-        image = cv2.warpAffine(
-            cache.windows[row],
-            matrix,
-            (side, side),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=cache.fill[row].tolist(),
-        )
-        return _Patch(image, box, np.clip(np.rint(valid), 0, side).astype(int))
+        fill = cache.fill[row].tolist()
+        image = _warped(cache.windows[row], matrix, side, fill)
+        again = None
+        if coded and cache.coded is not None and not cache.still[cache.sequence[row]]:
+            again = _warped(cache.coded[row], matrix, side, fill)
+        return _Patch(image, box, np.clip(np.rint(valid), 0, side).astype(int), again)
 
     def _finish(
         self,
@@ -299,10 +356,15 @@ class PairSampler:
         if rng.random() < rules.search_blur:
             images[1] = _blur(images[1], rng)
         cameras = self._cameras(night, rng)
-        dark = [
-            image if c is None else capture(image, c, rng)
-            for image, c in zip(images, cameras, strict=True)
-        ]
+        both_coded = template.coded is not None and search.coded is not None
+        if both_coded:
+            dark = [
+                _coarse(_grey(c) if grey else c, grain)
+                for c in (template.coded, search.coded)
+                if c is not None
+            ]
+        else:
+            dark = self._taken(images, cameras, rng)
         clean = [
             _enlarge(image, patch) for image, patch in zip(images, (template, search), strict=True)
         ]
@@ -316,11 +378,30 @@ class PairSampler:
             dark[1],
             box,
             positive,
-            darkened=cameras[1] is not None and not night[1],
+            darkened=(both_coded or cameras[1] is not None) and not night[1],
             night=night[1],
             clean_template=clean[0] if rules.keep_clean else None,
             clean_search=clean[1] if rules.keep_clean else None,
         )
+
+    def _taken(
+        self,
+        images: list[np.ndarray],
+        cameras: tuple[NightConditions | None, NightConditions | None],
+        rng: np.random.Generator,
+    ) -> list[np.ndarray]:
+        """The patches as the cameras take them; itself where there is no camera."""
+        taken = [
+            image if c is None else capture(image, c, rng)
+            for image, c in zip(images, cameras, strict=True)
+        ]
+        if self.settings.developed > 0 and rng.random() < self.settings.developed:
+            camera = sample_processing(rng)
+            taken = [
+                t if t is image else develop(t.astype(np.float32), camera)
+                for t, image in zip(taken, images, strict=True)
+            ]
+        return taken
 
     def _cameras(
         self, night: tuple[bool, bool], rng: np.random.Generator
@@ -328,6 +409,8 @@ class PairSampler:
         """Draw the camera of template and search; None leaves a patch as it is."""
         rules = self.settings
         dark = sample_conditions(rng, rules.severity) if rng.random() < rules.dark else None
+        if dark is not None and rules.high_gain > 0 and rng.random() < rules.high_gain:
+            dark = sample_high_gain(rng)
         mild = _mild_conditions(rng) if rng.random() < rules.night_noise else None
         template, search = (mild if taken_at_night else dark for taken_at_night in night)
         if template is not None and template is dark:
@@ -342,12 +425,13 @@ class PairSampler:
 class _Group:
     """The windows of a group; sequences are drawn by the root of their size."""
 
-    def __init__(self, rows: np.ndarray, sequence: np.ndarray) -> None:
+    def __init__(self, rows: np.ndarray, sequence: np.ndarray, draws: np.ndarray) -> None:
         order = np.argsort(sequence[rows], kind="stable")
         self._rows = rows[order]
         self._starts = np.flatnonzero(np.r_[True, np.diff(sequence[self._rows]) != 0])
         self._sizes = np.diff(np.r_[self._starts, len(rows)])
-        self._edges = np.cumsum(np.sqrt(self._sizes))
+        factors = draws[sequence[self._rows[self._starts]]]
+        self._edges = np.cumsum(np.sqrt(self._sizes) * factors)
         self.size = len(rows)
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -358,11 +442,12 @@ class _Group:
 class _Table:
     """Looks up groups and the other frames of an object in one cache."""
 
-    def __init__(self, cache: PairCache) -> None:
+    def __init__(self, cache: PairCache, draws: np.ndarray) -> None:
+        used = draws[cache.sequence] > 0
         group_of_row = np.array(cache.groups)[cache.sequence]
         self.groups = {
-            str(name): _Group(np.flatnonzero(group_of_row == name), cache.sequence)
-            for name in np.unique(group_of_row)
+            str(name): _Group(np.flatnonzero((group_of_row == name) & used), cache.sequence, draws)
+            for name in np.unique(group_of_row[used])
         }
         self._frame = cache.frame
         self._order = np.lexsort((cache.frame, cache.object, cache.sequence))
@@ -382,6 +467,17 @@ class _Table:
         low = np.searchsorted(frames, self._frame[row] - max_gap, side="left")
         high = np.searchsorted(frames, self._frame[row] + max_gap, side="right")
         return int(track[rng.integers(low, high)])
+
+
+def _warped(window: np.ndarray, matrix: np.ndarray, side: int, fill: Sequence[float]) -> np.ndarray:
+    return cv2.warpAffine(
+        window,
+        matrix,
+        (side, side),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
+    )
 
 
 def _cover(box: np.ndarray, whole: bool, rng: np.random.Generator) -> np.ndarray:
@@ -499,7 +595,7 @@ def collate_pairs(pairs: Sequence[TrainingPair]) -> dict[str, torch.Tensor]:
         "search": images([pair.search for pair in pairs]),
         "box": torch.from_numpy(np.stack([pair.box for pair in pairs])),
     }
-    for name in ("positive", "darkened", "night"):
+    for name in ("positive", "darkened", "night", "loose"):
         batch[name] = torch.tensor([bool(getattr(pair, name)) for pair in pairs])
     for name in ("clean_template", "clean_search"):
         if getattr(pairs[0], name) is not None:

@@ -15,32 +15,31 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+from mlkd_ros.files import printable
+from mlkd_ros.imaging.errors import DatasetError
+from mlkd_ros.imaging.images import list_images, read_image
+from mlkd_ros.imaging.sources import VIDEO_SUFFIXES, open_video
+
+__all__ = [
+    "DatasetError",
+    "Frames",
+    "ImageFrames",
+    "Sequence",
+    "VideoFrames",
+    "check_no_gap",
+    "collect",
+    "list_images",
+    "load_image_sequence",
+    "load_otb_folders",
+    "load_video_pairs",
+    "read_boxes",
+    "read_image",
+]
 
 _SEPARATORS = re.compile(r"[\s,;]+")
 _NUMBERED = re.compile(r"(.*?)(\d+)")
-
-
-class DatasetError(ValueError):
-    """A file of a data set is missing or wrong; the message names it and what would be right."""
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as uint8 BGR of shape ``(height, width, 3)``.
-
-    Raises:
-        DatasetError: The file is missing or is not an image that OpenCV can decode.
-    """
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such image file")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DatasetError(f"{path}: cannot be decoded as an image (truncated, or not an image?)")
-    return image
 
 
 class Frames(Protocol):
@@ -85,12 +84,8 @@ class VideoFrames:
         Raises:
             DatasetError: The file is missing, not a video, or holds no frame.
         """
-        if not path.is_file():
-            raise DatasetError(f"{path}: no such video file")
-        capture = cv2.VideoCapture(str(path))
+        capture = open_video(path)
         try:
-            if not capture.isOpened():
-                raise DatasetError(f"{path}: cannot be opened as a video")
             count = 0
             while capture.grab():
                 count += 1
@@ -110,7 +105,7 @@ class VideoFrames:
         Raises:
             DatasetError: A frame that was counted cannot be decoded.
         """
-        capture = cv2.VideoCapture(str(self.path))
+        capture = open_video(self.path)
         try:
             for index in range(self.count):
                 good, image = capture.read()
@@ -176,60 +171,76 @@ def read_boxes(path: Path, *, allow_absent: bool = False) -> np.ndarray:
     Raises:
         DatasetError: The file is missing or a line is wrong; the message gives the line number.
     """
+    lines = _lines(path)
+    if lines and _is_header(lines[0]):
+        lines[0] = ""  # keeps the numbers of the others right
+        numbered = list(enumerate(lines, 1))[1:]
+    else:
+        numbered = list(enumerate(lines, 1))
+    if not numbered:
+        raise DatasetError(f"{printable(path)}: the annotation file is empty")
+    return np.array([_read_box(path, number, line, allow_absent) for number, line in numbered])
+
+
+#: What begins a text file in an encoding that is not UTF-8 without a mark.
+_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+#: Characters of a line that are shown in an error.
+_SHOWN = 60
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of an annotation file, as whatever program wrote them. Raises DatasetError."""
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such annotation file") from None
+        raise DatasetError(f"{printable(path)}: no such annotation file") from None
+    except OSError as error:
+        raise DatasetError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError:
-        raise DatasetError(f"{path}: not a text file") from None
-    if not lines:
-        raise DatasetError(f"{path}: the annotation file is empty")
-    return np.array(
-        [_read_box(path, number, line, allow_absent) for number, line in enumerate(lines, 1)]
+        raise DatasetError(f"{printable(path)}: not a text file") from None
+    # Ctrl-Z ended a file under DOS, and some tools still write it.
+    return text.rstrip("\x1a\0 \t\r\n").splitlines()
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line names columns: letters, and not a number among its fields."""
+    fields = _fields(line)
+    return (
+        bool(fields)
+        and all(re.fullmatch(r"[^\W\d]\w*", field) for field in fields)
+        and not any(field.lower() in ("nan", "inf") for field in fields)
     )
 
 
+def _fields(line: str) -> list[str]:
+    """The fields of a line; one separator at its end means nothing."""
+    return _SEPARATORS.split(line.strip().rstrip(",;").strip())
+
+
 def _read_box(path: Path, number: int, line: str, allow_absent: bool) -> list[float]:
-    fields = _SEPARATORS.split(line.strip())
+    shown = repr(line.strip()[:_SHOWN]) + ("..." if len(line.strip()) > _SHOWN else "")
     try:
-        box = [float(value) for value in fields]
+        box = [float(value) for value in _fields(line)]
     except ValueError:
         raise DatasetError(
-            f"{path}, line {number}: {line.strip()!r} is not four numbers x,y,w,h"
+            f"{printable(path)}, line {number}: {shown} is not four numbers x,y,w,h"
         ) from None
     if len(box) != 4:
         raise DatasetError(
-            f"{path}, line {number}: {len(box)} numbers where four (x,y,w,h) are expected"
+            f"{printable(path)}, line {number}: {len(box)} numbers where four (x,y,w,h) are "
+            f"expected: {shown}"
         )
     if np.all(np.isfinite(box)) and box[2] > 0 and box[3] > 0:
         return box
     if not allow_absent:
         raise DatasetError(
-            f"{path}, line {number}: {line.strip()!r} is no box "
+            f"{printable(path)}, line {number}: {shown} is no box "
             "(finite x,y,w,h with a positive area)"
         )
     return [np.nan] * 4
-
-
-def _natural_key(path: Path) -> list[tuple[int, int | str]]:
-    """Sort ``img9`` before ``img10``."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
-
-
-def list_images(folder: Path) -> tuple[Path, ...]:
-    """List the image files of ``folder`` in natural order of their names.
-
-    Raises:
-        DatasetError: The folder is missing, holds no image, or its frame numbers have a gap.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such image folder")
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise DatasetError(f"{folder}: holds no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    paths.sort(key=_natural_key)
-    return tuple(paths)
 
 
 def check_no_gap(paths: tuple[Path, ...]) -> None:

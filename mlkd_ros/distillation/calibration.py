@@ -2,7 +2,7 @@
 """Calibration of the confidence: from raw scores to the probability that the box is right.
 
 Platt scaling on the logit of the score (Platt 1999; Guo et al., arXiv 1706.04599): ``confidence =
-sigmoid(slope logit(score) + offset)``, as ``tracking.presence.calibrated_confidence`` applies it.
+sigmoid(slope logit(score) + offset)``, as ``tracking.peaks`` applies it.
 """
 
 from __future__ import annotations

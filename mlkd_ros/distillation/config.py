@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..data.sampler import SamplerSettings
 from ..tracking.network import ARCHITECTURES
 from .losses import CORRELATION_LOSSES
+from .supervised import LossRules
 
 ELECTIONS = ("sample", "batch", "none")
 TEACHER_INPUTS = ("enhanced", "clean")
@@ -46,6 +47,12 @@ class DistillationSettings:
     gate: whether KDC and KDR count only where the teacher is the better one; False for ablation.
     teacher_input: ``enhanced``: what the student sees, enhanced (the paper). ``clean``: patches
         before they were darkened, real night patches enhanced.
+    other_heads: share of KDC that a teacher of another kind of head gets: its map says where the
+        target's centre is, not where the target is.
+    paired: share of the samples that the students see clean as well, with the full loss on both
+        views (arXiv 2304.14298); needs ``clean``, and costs as much of a step.
+    consistency: weight of the clamped distance between a student's features of the two views.
+    features: weight of that between its features and the teacher's, of the clean view.
     """
 
     temperature: float = 10.0
@@ -60,8 +67,16 @@ class DistillationSettings:
     mutual_on_negatives: bool = False
     gate: bool = True
     teacher_input: str = "enhanced"
+    other_heads: float = 1.0
+    paired: float = 0.0
+    consistency: float = 0.0
+    features: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.paired <= 1:
+            raise ValueError(f"paired must be a share, 0 to 1, not {self.paired:g}")
+        if self.teacher_input != "clean" and (self.paired or self.consistency):
+            raise ValueError("paired and consistency need teacher_input: clean")
         _check_choice("election", self.election, ELECTIONS)
         _check_choice("teacher_input", self.teacher_input, TEACHER_INPUTS)
         for kind in self.crl:
@@ -92,13 +107,19 @@ class TrainingConfig:
     schedule, final_rate: ``cosine`` or ``log`` decay, and the share of the peak rate at the end.
     freeze_batch_norm: keep the running statistics of the start (batches here are small and of
         mixed light).
-    mixed_precision: half precision where the device is a GPU; a CPU trains in float32.
+    mixed_precision: half precision where the device is a GPU; on a CPU with bfloat16 in hardware
+        only the teachers are run in it, for the gradients of depth-wise convolutions are slower.
+    half_on_cpu: there train the students in it as well: faster where dense convolutions prevail, as
+        in a lightfc_s16.
     ema: decay of the averaged weights, which are what is evaluated and shipped.
     regression_weight: of the regression loss (1.2 in arXiv 2312.07884).
     gradient_clip: largest norm of a step's gradient, of each student.
     near: share of the steps whose search regions are cut to one of ``sampler.NEAR_SIDES``, so that
         the student is at home in the smaller regions of the near look in flight.
+    losses: how boxes and scores are supervised, see ``supervised.LossRules``.
     save_every, log_every: steps between checkpoints and between lines of ``log.csv``.
+    snapshot_every: steps between students that are written on the way, as candidates of
+        ``mlkd select`` (0: only the last ones).
     sampler: augmentation and night share, see ``data.sampler.SamplerSettings``.
     distillation: used where there is a teacher.
     """
@@ -118,12 +139,15 @@ class TrainingConfig:
     final_rate: float = 0.02
     freeze_batch_norm: bool = True
     mixed_precision: bool = True
+    half_on_cpu: bool = False
     ema: float = 0.998
     regression_weight: float = 1.2
     gradient_clip: float = 10.0
     near: float = 0.0
     save_every: int = 250
     log_every: int = 20
+    snapshot_every: int = 0
+    losses: LossRules = field(default_factory=LossRules)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 

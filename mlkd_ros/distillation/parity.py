@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,10 @@ import cv2
 import numpy as np
 
 from ..data.night_flight import SCENARIOS, NightFlight
-from ..data.sources import open_source
+from ..imaging.frame import BgrFrame
+from ..imaging.sources import open_source
 from ..tracking.engine import Engine, Region
-from ..tracking.frame import BgrFrame
-from ..tracking.geometry import Box, CropWindow, check_box, context_side, crop, iou
+from ..tracking.geometry import Box, CropWindow, check_box, crop, iou
 
 #: Images between the one of the template and the one of the search region.
 _LATER = 5
@@ -92,11 +93,17 @@ def _find(engine: Engine, pair: Pair, box: Box, sizes: Sequence[int]) -> list[Bo
     """The best candidate's box in a window of each size, in patch pixels."""
     x, y, w, h = box
     settings, shape = engine.settings, engine.shape
-    side = context_side(w, h, settings.context_amount)
+
+    def side(size: int) -> float:
+        return shape.context_side(w, h, settings.context_amount, size)
+
     cx, cy = x + w / 2, y + h / 2
-    patch = crop(BgrFrame(pair.image), CropWindow.around(cx, cy, side, shape.template_size))
+    patch = crop(
+        BgrFrame(pair.image),
+        CropWindow.around(cx, cy, side(shape.template_size), shape.template_size),
+    )
     template = engine.template(patch[None])
-    windows = (CropWindow.around(cx, cy, side * size / shape.template_size, size) for size in sizes)
-    regions = [Region(window, template, w, h, settings.window_influence) for window in windows]
-    found = engine.locate(BgrFrame(pair.later), regions)[:, :4].tolist()
+    windows = (CropWindow.around(cx, cy, side(size), size) for size in sizes)
+    regions = [Region(window, template, w, h, 0.35 * math.sqrt(w * h)) for window in windows]
+    found = engine.locate(BgrFrame(pair.later), regions)[:, 0, :4].tolist()
     return [(px - pw / 2, py - ph / 2, pw, ph) for px, py, pw, ph in found]

@@ -18,7 +18,7 @@ from ..data.sequences import Sequence
 from ..evaluation.metrics import Scores, average, score
 from ..evaluation.one_pass import DAY, run_one_pass
 from ..tracking.checkpoint import CheckpointError, load_checkpoint
-from ..tracking.geometry import Box, context_side, iou
+from ..tracking.geometry import Box, iou
 from ..tracking.settings import PresenceSettings, TrackerSettings
 from ..tracking.tracker import Tracker, load_tracker
 from .calibration import Reliability, cross_validated, fit_platt, reliability
@@ -31,7 +31,9 @@ RIGHT_ABOVE = 0.5
 VALIDATION_FLIGHT_SEED = 200
 FLIGHT_START, FLIGHT_FRAMES = 120, 240
 #: Never doubts, never loses: one-pass evaluation in the field's manner.
-ALWAYS_THERE = PresenceSettings(tracking_above=0.0, uncertain_below=0.0, lost_below=0.0)
+ALWAYS_THERE = PresenceSettings(
+    tracking_above=0.0, uncertain_below=0.0, lost_below=0.0, shown_above=0.0
+)
 
 
 @dataclass
@@ -55,16 +57,74 @@ class Samples:
 
 @dataclass
 class CandidateResult:
-    """How one student did: scores by condition (means over sequences), and calibration samples."""
+    """How one student did: scores by condition (means over sequences), and calibration samples.
+
+    successes, boxes: by condition, a value for each flight: success AUC, and the mean IoU of the
+    frames on which it was on the target (NaN where on none).
+    """
 
     path: Path
     scores: dict[str, Scores] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
+    successes: dict[str, list[float]] = field(default_factory=dict)
+    boxes: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def success(self) -> float:
         """Mean success AUC over the conditions: what is selected by."""
         return float(np.mean([scores.success_auc for scores in self.scores.values()]))
+
+    @property
+    def box_quality(self) -> float:
+        """Mean IoU on the target over the conditions; NaN where it was on none."""
+        values = [v for flights in self.boxes.values() for v in flights if np.isfinite(v)]
+        return float(np.mean(values)) if values else float("nan")
+
+
+def overlap_on_target(boxes: np.ndarray, truth: np.ndarray) -> float:
+    """Mean IoU of the frames on which a tracker is on the target (IoU above ``RIGHT_ABOVE``), the
+    first, on which it is told, left out; NaN where there is none.
+
+    boxes, truth: ``(N, 4)`` x, y, w, h; rows of NaN where there is none.
+    """
+    known = np.isfinite(boxes).all(axis=1) & np.isfinite(truth).all(axis=1)
+    rows = np.flatnonzero(known)[1:]
+    values = [float(iou(boxes[row], truth[row])) for row in rows]
+    right = [value for value in values if value > RIGHT_ABOVE]
+    return float(np.mean(right)) if right else float("nan")
+
+
+def falls_behind(own: SequenceOf[float], other: SequenceOf[float]) -> tuple[bool, float, float]:
+    """Whether values are below others of the same flights by more than a standard error.
+
+    Returns the answer, the mean of the differences and its standard error (0 for one flight);
+    flights without a value of both are left out, and without any the answer is no.
+    """
+    differences = np.asarray(own, np.float64) - np.asarray(other, np.float64)
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return False, 0.0, 0.0
+    mean = float(differences.mean())
+    count = len(differences)
+    error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    return mean < -error, mean, error
+
+
+def refusal(result: CandidateResult, start: CandidateResult) -> str:
+    """Why a student must not ship: it forgot the day that its start knows, or its boxes.
+
+    Empty when it may. Success AUC by day, and the IoU on the target in every condition, are
+    compared flight by flight, see ``falls_behind``.
+    """
+    compared = {"success AUC by day": (result.successes.get(DAY, []), start.successes.get(DAY, []))}
+    for column, values in result.boxes.items():
+        compared[f"IoU on the target, {column}"] = values, start.boxes[column]
+    reasons = []
+    for name, (own, other) in compared.items():
+        behind, mean, error = falls_behind(own, other)
+        if behind:
+            reasons.append(f"{name} {mean:+.4f} against its start (standard error {error:.4f})")
+    return "; ".join(reasons)
 
 
 def find_candidates(runs: SequenceOf[Path]) -> list[Path]:
@@ -110,7 +170,7 @@ class _Probe:
         result = self._tracker.update(image)
         truth = self._truth[self._frame]
         right = bool(np.isfinite(truth).all() and iou(np.array(result.box), truth) > RIGHT_ABOVE)
-        self._samples.add(result.confidence, right, self._name)
+        self._samples.add(result.score, right, self._name)
         if self._frame % ABSENT_EVERY == 0:
             self._look_elsewhere(image, truth)
         return result.box
@@ -126,7 +186,7 @@ class _Probe:
             return
         self._other.init(first, box)
         elsewhere = np.roll(image, shift, axis=(0, 1))
-        self._samples.add(self._other.update(elsewhere).confidence, False, self._name)
+        self._samples.add(self._other.update(elsewhere).score, False, self._name)
 
     def _shift_away(
         self, size: tuple[int, ...], box: Box, truth: np.ndarray
@@ -137,7 +197,7 @@ class _Probe:
         start = np.array([box[1] + box[3] / 2, box[0] + box[2] / 2])
         now = np.array([truth[1] + truth[3] / 2, truth[0] + truth[2] / 2])
         shape, context = self._tracker.shape, self._tracker.settings.context_amount
-        side = context_side(box[2], box[3], context) * shape.search_size / shape.template_size
+        side = shape.context_side(box[2], box[3], context, shape.search_size)
         clear = (side + np.array([truth[3], truth[2]])) / 2
         for _ in range(20):
             shift = np.array([self._rng.integers(size[0]), self._rng.integers(size[1])])
@@ -236,8 +296,13 @@ def fly_candidates(
             str(n): _Probe(tracker, trial.sequence, result.samples)
             for n, (tracker, result) in enumerate(zip(trackers, results, strict=True))
         }
-        for name, own in _fly(probes, trial, on_frame).items():
+        passes = run_one_pass(probes, trial.sequence, trial.condition, trial.noise_seed, on_frame)
+        for name, one in passes.items():
+            own, result = score(one.boxes, trial.sequence.boxes), results[int(name)]
             columns[int(name)].setdefault(trial.column, []).append(own)
+            result.successes.setdefault(trial.column, []).append(own.success_auc)
+            overlap = overlap_on_target(one.boxes, trial.sequence.boxes)
+            result.boxes.setdefault(trial.column, []).append(overlap)
     for result, scores in zip(results, columns, strict=True):
         result.scores = {column: average(own) for column, own in scores.items()}
     return results

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
 from ..tracking.candidates import STUDENT_SHAPES, StudentShape
 from ..tracking.checkpoint import load_checkpoint
@@ -20,8 +21,7 @@ from ..tracking.network import StudentOutput, fuse_batch_norm
 from ..tracking.settings import TrackerSettings
 from ..tracking.tracker import Tracker
 from .enhancer import Enhancer, load_enhancer
-from .nanotrack import load_nanotrack_v3
-from .student import student_from_checkpoint
+from .student import load_tracker_network
 from .supervised import Head
 
 Batch = dict[str, Tensor]
@@ -31,26 +31,44 @@ class TeacherView(NamedTuple):
     """What the teacher says about a batch; no tensor has a gradient.
 
     classification: ``(N, 2K, S, S)`` logits. sides: ``(N, K, 4, S, S)`` boxes in search pixels.
-    correlation: maps of the branches. classification_loss, regression_loss: its own supervised
-    losses, ``(N,)``. stride: of its grid, search pixels.
+    correlation: maps of the branches. features: of its trunk, of the search patch. The losses are
+    its own supervised ones, ``(N,)``.
     """
 
     classification: Tensor
     sides: Tensor
     correlation: tuple[Tensor, ...]
+    features: Tensor
     classification_loss: Tensor
     regression_loss: Tensor
-    stride: float
 
 
-def load_tracker_network(path: Path) -> tuple[nn.Module, str]:
-    """A tracker's network in eval mode and its architecture, of a student checkpoint or of a
-    published ``nanotrackv3.pth``.
+class TrunkFeatures:
+    """Keeps what the trunk of a network gives while this is entered: ``maps``, one a call."""
+
+    def __init__(self, network: Any) -> None:
+        self._trunk: nn.Module = network.trunk
+        self.maps: list[Tensor] = []
+
+    def __enter__(self) -> TrunkFeatures:
+        """Start to listen."""
+        self._handle = self._trunk.register_forward_hook(
+            lambda _module, _inputs, output: self.maps.append(output)
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._handle.remove()
+
+
+def fitted(network: Any, patch: Tensor) -> Tensor:
+    """A patch ``(N, 3, S, S)`` of odd side as a network of even sides takes it: its last line
+    twice. What is where stays as it is.
     """
-    if path.suffix == ".safetensors":
-        checkpoint = load_checkpoint(path)
-        return student_from_checkpoint(checkpoint), checkpoint.architecture
-    return load_nanotrack_v3(path), "mobile_s16"
+    if patch.shape[-1] % 2 == network.search_size % 2:
+        return patch
+    return F.pad(patch, (0, 1, 0, 1), mode="replicate")
 
 
 class Ensemble(nn.Module):
@@ -102,6 +120,8 @@ class Teacher(nn.Module):
         self.enhancer = enhancer
         self.teacher_input = teacher_input
         self.head = Head.of(networks[0])
+        self.search_size = networks[0].search_size
+        self.precision: torch.dtype | None = None
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> Teacher:
@@ -120,17 +140,24 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Batch) -> TeacherView:
         """Everything distillation needs of a batch."""
-        template, search = self.patches(batch)
-        output = self.network(template, search)
+        template, search = (fitted(self, patch) for patch in self.patches(batch))
+        with TrunkFeatures(self.network.networks[0]) as trunk, self._precision(search.device):
+            output = self.network(template, search)
         losses = self.head.losses(output, batch)
         return TeacherView(
-            output.classification,
+            output.classification.float(),
             self.head.sides(output, search.shape[-1]),
             tuple(m.float() for m in output.correlation),
+            trunk.maps[-1].float(),
             losses.classification,
             losses.regression,
-            float(self.head.stride),
         )
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 on a CPU that multiplies it in hardware: half the time of a large teacher."""
+        if self.precision is None or device.type != "cpu":
+            return contextlib.nullcontext()
+        return torch.autocast("cpu", self.precision)
 
 
 def enhance_where(enhancer: Enhancer, patches: Tensor, dark: Tensor) -> Tensor:
@@ -142,12 +169,19 @@ def enhance_where(enhancer: Enhancer, patches: Tensor, dark: Tensor) -> Tensor:
     return enhanced
 
 
-def load_teacher(
+def load_teachers(
     trackers: Sequence[Path], enhancer: str | Path, teacher_input: str = "enhanced"
-) -> Teacher:
-    """A teacher of files. CheckpointError or ValueError names a file that does not fit."""
-    networks, _ = _load_networks(trackers)
-    return Teacher(networks, load_enhancer(enhancer), teacher_input)
+) -> list[Teacher]:
+    """Teachers of files: one for each architecture, an ensemble where there are several of it.
+
+    CheckpointError or ValueError names a file that does not fit.
+    """
+    groups: dict[str, list[nn.Module]] = {}
+    for path in trackers:
+        network, architecture = load_tracker_network(path)
+        groups.setdefault(architecture, []).append(network)
+    front = load_enhancer(enhancer)
+    return [Teacher(networks, front, teacher_input) for networks in groups.values()]
 
 
 def _load_networks(trackers: Sequence[Path]) -> tuple[list[nn.Module], str]:
@@ -163,9 +197,11 @@ def _load_networks(trackers: Sequence[Path]) -> tuple[list[nn.Module], str]:
 
 
 def check_fits(teacher: Teacher, student: nn.Module) -> None:
-    """ValueError when the student's head speaks another language than the teacher's."""
+    """ValueError when the student's head cannot learn from the teacher's: both have the same
+    anchors, or one box a cell.
+    """
     ours, theirs = Head.of(student), teacher.head
-    if replace(ours, stride=0) != replace(theirs, stride=0):
+    if not ours.same_language(theirs) and "anchor" in (ours.coder, theirs.coder):
         raise ValueError(
             f"a teacher with a {theirs.coder} head cannot teach a {type(student).__name__} "
             f"({ours.coder} head): heads must be of one kind, with the same anchors"

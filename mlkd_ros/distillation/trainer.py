@@ -10,7 +10,7 @@ import math
 import os
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,10 +28,11 @@ from .distributed import (
     wait_for_all,
     world,
 )
+from .teacher import Teacher
 
 Batch = dict[str, Tensor]
 #: Settings that may differ between a run and its resumption.
-_FREE_SETTINGS = ("save_every", "log_every", "mixed_precision")
+_FREE_SETTINGS = ("save_every", "log_every", "snapshot_every", "mixed_precision")
 
 
 class Objective(Protocol):
@@ -52,6 +53,18 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """Images to float BGR 0..255 ``(N, 3, H, W)``, converted on the device; the rest as it is."""
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     return {k: v.float() if v.dtype == torch.uint8 else v for k, v in moved.items()}
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_flag("avx512_bf16")
+
+
+def _has_flag(name: str) -> bool:
+    try:
+        return f" {name}" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
@@ -168,6 +181,10 @@ class Trainer:
         if config.batch % world():
             raise ConfigError(f"batch {config.batch} cannot be shared by {world()} processes")
         folder.mkdir(parents=True, exist_ok=True)
+        half = torch.bfloat16 if config.mixed_precision and has_fast_bfloat16() else None
+        for module in objective.frozen:
+            if isinstance(module, Teacher):
+                module.precision = half
         for modules in (objective.students, objective.frozen):
             modules.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(objective.students).eval().requires_grad_(False)
@@ -180,8 +197,11 @@ class Trainer:
 
     def _half_precision(self) -> tuple[torch.dtype | None, bool]:
         """The half type of the device, if wanted, and whether it needs scaled gradients."""
-        if self.device.type != "cuda" or not self.config.mixed_precision:
+        if not self.config.mixed_precision:
             return None, False
+        if self.device.type == "cpu":
+            half = self.config.half_on_cpu and has_fast_bfloat16()
+            return (torch.bfloat16 if half else None), False
         if torch.cuda.is_bf16_supported():
             return torch.bfloat16, False
         return torch.float16, True
@@ -231,8 +251,14 @@ class Trainer:
             prefetch_factor=4 if self.workers else None, worker_init_fn=_start_worker,
         )  # fmt: skip
 
-    def run(self, progress: bool = True) -> None:
-        """Train to the end, resuming from ``last.pt`` where there is one."""
+    def run(
+        self, progress: bool = True, on_snapshot: Callable[[int], object] | None = None
+    ) -> None:
+        """Train to the end, resuming from ``last.pt`` where there is one.
+
+        ``on_snapshot`` is called with the step every ``config.snapshot_every`` steps, by one
+        process.
+        """
         from tqdm import tqdm
 
         self.resume()
@@ -257,6 +283,9 @@ class Trainer:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in list(means.items())[:4]})
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.save()
+            snapshot = self.config.snapshot_every
+            if on_snapshot and snapshot and self.step % snapshot == 0 and rank() == 0:
+                on_snapshot(self.step)
         bar.close()
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -285,7 +314,7 @@ class Trainer:
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self._half is None:
             return contextlib.nullcontext()
-        return torch.autocast("cuda", self._half)
+        return torch.autocast(self.device.type, self._half)
 
     def _clip(self, figures: dict[str, Tensor]) -> None:
         """Clip every student's gradient by itself: the room must not tie their step sizes."""

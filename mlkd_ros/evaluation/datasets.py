@@ -38,6 +38,7 @@ def load_dataset(
     annotations: Path,
     jobs: int = 1,
     on_frames: Callable[[int], object] | None = None,
+    names: list[str] | None = None,
 ) -> list[Sequence]:
     """Load a data set; what is wrong with a sequence is added to ``problems``.
 
@@ -48,22 +49,26 @@ def load_dataset(
         annotations: Where the night flights keep their annotations.
         jobs: See :func:`~mlkd_ros.evaluation.night_flights.load_night_flights`.
         on_frames: See :func:`~mlkd_ros.evaluation.night_flights.load_night_flights`.
+        names: Of the sequences that are wanted; None: all.
 
     Raises:
-        ValueError: ``root`` is missing, or given where it has no meaning.
+        ValueError: ``root`` is missing, or given where it has no meaning; there is no sequence of a
+            name.
         DatasetError: There is no such data set in ``root``, or no sequence that can be used.
     """
     if dataset == NIGHT_FLIGHTS:
         if root is not None:
             raise ValueError("--root has no meaning for night-flights, which are rendered")
-        return load_night_flights(annotations, jobs, on_frames)
+        return load_night_flights(annotations, jobs, on_frames, names)
     if root is None:
         raise ValueError(f"--root DIR is needed: the folder of {dataset}")
     if dataset == "pairs":
-        return load_video_pairs(root, problems=problems)
-    if dataset == "otb":
-        return load_otb_folders(root, allow_absent=True, problems=problems)
-    return load_benchmark(dataset, root, problems)
+        sequences = load_video_pairs(root, problems=problems)
+    elif dataset == "otb":
+        sequences = load_otb_folders(root, allow_absent=True, problems=problems)
+    else:
+        sequences = load_benchmark(dataset, root, problems)
+    return choose(sequences, names)
 
 
 def choose(sequences: list[Sequence], names: list[str] | None) -> list[Sequence]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -259,16 +260,34 @@ def renderer_version() -> str:
     return digest.hexdigest()
 
 
-def frames_to_render(annotations: Path) -> int:
+def chosen(names: Many[str] | None) -> tuple[FlightEntry, ...]:
+    """The entries of these names, in the benchmark's order; all for None.
+
+    Raises:
+        ValueError: There is no sequence of a name.
+    """
+    if not names:
+        return ENTRIES
+    missing = sorted(set(names) - {entry.name for entry in ENTRIES})
+    if missing:
+        known = ", ".join(entry.name for entry in ENTRIES)
+        raise ValueError(f"no sequence {missing[0]!r}; there are {known}")
+    return tuple(entry for entry in ENTRIES if entry.name in names)
+
+
+def frames_to_render(annotations: Path, names: Many[str] | None = None) -> int:
     """Number of frames that :func:`load_night_flights` has to render for their annotation."""
     _drop_outdated(annotations)
-    return sum(entry.frames for entry in ENTRIES if not _table(annotations, entry).is_file())
+    return sum(one.frames for one in chosen(names) if not _table(annotations, one).is_file())
 
 
 def load_night_flights(
-    annotations: Path, jobs: int = 1, on_frames: Callable[[int], object] | None = None
+    annotations: Path,
+    jobs: int = 1,
+    on_frames: Callable[[int], object] | None = None,
+    names: Many[str] | None = None,
 ) -> list[Sequence]:
-    """The benchmark's sequences.
+    """The benchmark's sequences, or those of these names.
 
     A flight is rendered once for its annotation (some ten seconds for each), which is then kept as
     a file.
@@ -277,18 +296,35 @@ def load_night_flights(
         annotations: Folder where the annotations are kept, ``<sequence>.txt``. Those of another
             version of the renderer are made anew.
         jobs: Number of processes that render.
-        on_frames: Called with the number of frames of each flight that had to be rendered.
+        on_frames: Called with the number of frames that were rendered since the last time: one
+            after another, or flight by flight where several processes render.
+        names: Of the sequences that are wanted; nothing else is rendered. None: all.
+
+    Raises:
+        ValueError: There is no sequence of a name.
     """
+    entries = chosen(names)
     _drop_outdated(annotations)
-    missing = [entry for entry in ENTRIES if not _table(annotations, entry).is_file()]
+    missing = [entry for entry in entries if not _table(annotations, entry).is_file()]
+    _annotate(missing, annotations, min(jobs, len(missing)), on_frames)
+    return [_load(entry, _table(annotations, entry)) for entry in entries]
+
+
+def _annotate(
+    missing: list[FlightEntry],
+    annotations: Path,
+    processes: int,
+    on_frames: Callable[[int], object] | None,
+) -> None:
     tables = [_table(annotations, entry) for entry in missing]
-    processes = min(jobs, len(missing))
-    with ProcessPoolExecutor(max(processes, 1), multiprocessing.get_context("spawn")) as pool:
-        done = (pool.map if processes > 1 else map)(write_annotation, missing, tables)
-        for entry, _ in zip(missing, done, strict=True):
+    if processes <= 1:
+        for entry, table in zip(missing, tables, strict=True):
+            write_annotation(entry, table, on_frames)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        for entry, _ in zip(missing, pool.map(write_annotation, missing, tables), strict=True):
             if on_frames is not None:
                 on_frames(entry.frames)
-    return [_load(entry, _table(annotations, entry)) for entry in ENTRIES]
 
 
 def _table(annotations: Path, entry: FlightEntry) -> Path:
@@ -319,10 +355,14 @@ def _load(entry: FlightEntry, path: Path) -> Sequence:
     )
 
 
-def write_annotation(entry: FlightEntry, path: Path) -> None:
-    """Render an entry and write its boxes, ``x,y,w,h`` or NaN a line."""
+def write_annotation(
+    entry: FlightEntry, path: Path, on_frame: Callable[[int], object] | None = None
+) -> None:
+    """Render an entry and write its boxes, ``x,y,w,h`` or NaN a line. ``on_frame`` is called with 1
+    after each frame.
+    """
     flight = _flight(entry.scenario, entry.seed)
-    boxes = target_boxes(flight, entry.frames, entry.start, VISIBLE_FROM)
+    boxes = target_boxes(flight, entry.frames, entry.start, VISIBLE_FROM, on_frame)
     partial = path.with_suffix(".partial")
     np.savetxt(partial, boxes, fmt="%.3f", delimiter=",")
     partial.replace(path)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlkd_ros.data.lowlight import NAMED_CONDITIONS, capture
+from mlkd_ros.data.codec import STREAM_CONDITIONS, degraded
+from mlkd_ros.data.lowlight import NAMED_CONDITIONS
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.evaluation.trackers import EvaluatedTracker
 
 DAY = "day"
-CONDITIONS = (DAY, *NAMED_CONDITIONS)
+CONDITIONS = (DAY, *NAMED_CONDITIONS, *STREAM_CONDITIONS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def darkened_frames(
 
     Args:
         sequence: Any sequence.
-        condition: ``day`` for the frames as they are, else a name of ``lowlight.NAMED_CONDITIONS``.
+        condition: ``day`` for the frames as they are, else a name of ``lowlight.NAMED_CONDITIONS``
+            or ``codec.STREAM_CONDITIONS``.
         noise_seed: Other seeds give other noise, to see how much a figure owes to chance.
 
     Raises:
@@ -55,16 +57,8 @@ def darkened_frames(
         raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, not {condition!r}")
     if condition == DAY:
         return iter(sequence.frames)
-    return _captures(sequence, condition, noise_seed)
-
-
-def _captures(sequence: Sequence, condition: str, noise_seed: int) -> Iterator[np.ndarray]:
     key = zlib.crc32(f"{sequence.name}/{condition}".encode())
-    extra = (noise_seed,) if noise_seed else ()
-    for number, frame in enumerate(sequence.frames):
-        yield capture(
-            frame, NAMED_CONDITIONS[condition], np.random.default_rng((key, number, *extra))
-        )
+    return degraded(sequence.frames, condition, (key, noise_seed) if noise_seed else (key,))
 
 
 def run_one_pass(

@@ -169,9 +169,14 @@ def _main_table(section: Section) -> str:
         note = f" <small>{short} sequences missing</small>" if short else ""
         rows.append(f"<tr><th>{_name(index, one.label)}{note}</th>{cells}</tr>")
     head = "".join(f'<th title="{tip}">{text}</th>' for text, tip, _ in heads)
-    return (
+    return _wide(
         f'<table class="main"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+
+
+def _wide(table: str) -> str:
+    """A table that scrolls by itself where the page is narrower."""
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
 def _figures(mean: Scores) -> tuple[float, float, float, float]:
@@ -214,8 +219,7 @@ def _attribute_table(section: Section) -> str:
         means = [one.mean(names) for _, names in groups]
         cells = "".join(_heat_cell(np.nan if m is None else m.success_auc) for m in means)
         rows.append(f"<tr><th>{_name(index, one.label)}</th>{cells}</tr>")
-    return (
-        "<h3>Success AUC by attribute</h3>"
+    return "<h3>Success AUC by attribute</h3>" + _wide(
         f'<table class="heat"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
@@ -234,7 +238,7 @@ def _sequence_table(section: Section) -> str:
         rows.append(
             f"<tr><th>{html.escape(sequence.name)}</th><td>{len(sequence.boxes)}</td>{cells}</tr>"
         )
-    table = (
+    table = _wide(
         f'<table class="heat"><thead><tr><th></th><th>frames</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
@@ -311,6 +315,15 @@ i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin
 i.truth { border: 2px solid #444; background: #fff; }
 img, svg { max-width: 100%; height: auto; display: block; } figure { margin: 18px 0 0; }
 details { margin-top: 22px; } summary { cursor: pointer; font-weight: 600; }
+.wide { overflow-x: auto; } .wide:focus-visible { outline: 2px solid #3b73b9; }
+td, th { overflow-wrap: anywhere; } h4 { overflow-wrap: anywhere; }
+@media (max-width: 700px) {
+  header div, main { padding: 0 12px; }
+  section { padding: 4px 12px 16px; margin: 12px 0; border-radius: 8px; }
+  header h1 { font-size: 21px; } h2 { font-size: 19px; }
+  th, td { padding: 6px 7px; font-size: 14px; }
+  th:first-child { position: sticky; left: 0; background: #fff; }
+}
 .problems { color: #8a3b12; } footer { color: var(--soft); padding: 0 0 30px; font-size: 13px; }
 """
 

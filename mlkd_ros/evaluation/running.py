@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +17,9 @@ from typing import Any
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.evaluation import trackers as adapters
 from mlkd_ros.evaluation.one_pass import run_one_pass, write_result
+
+#: Seconds between two lines of progress.
+_LINE_EVERY = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ def forget_trackers() -> None:
 
 
 def progress(total: int) -> AbstractContextManager[Callable[[int], object]]:
-    """A progress bar that counts frames; silent where tqdm is not installed."""
+    """Frames done of all, and how long the rest will take: a bar, or lines where tqdm is not
+    installed or nobody looks.
+    """
     return _bar(total)
 
 
@@ -94,8 +101,27 @@ def _bar(total: int) -> Iterator[Callable[[int], object]]:
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda _: None
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        yield _Lines(total).advance
         return
-    bar: Any = tqdm(total=total, unit="frame", disable=None if total else True)
+    bar: Any = tqdm(total=total, unit="frame", disable=not total)
     with bar:
         yield bar.update
+
+
+class _Lines:
+    """A line every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._begin = self._last = time.monotonic()
+
+    def advance(self, frames: int) -> None:
+        self._done += frames
+        now = time.monotonic()
+        if now - self._last < _LINE_EVERY or not self._total:
+            return
+        self._last = now
+        left = (now - self._begin) * (self._total - self._done) / self._done
+        print(f"{self._done} of {self._total} frames, {left:.0f} s to go", file=sys.stderr)

@@ -15,7 +15,7 @@ with the bag.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,11 @@ from typing import Any
 import numpy as np
 
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.data.sources import IMAGE_TYPES, open_bag
 from mlkd_ros.evaluation.metrics import RunningScores, Scores
+from mlkd_ros.imaging.bag_types import box_of, identity_of, score_of
+from mlkd_ros.imaging.bags import Bag, stamp_of
+from mlkd_ros.imaging.messages import IMAGE_TYPES
+from mlkd_ros.imaging.stamps import StampJudge, header_stamp
 from mlkd_ros.tracking.geometry import iou
 
 DETECTIONS_TYPE = "vision_msgs/msg/Detection2DArray"
@@ -37,6 +40,8 @@ VISIBLE_FROM = 0.1
 LOST_BELOW, FOUND_FROM = 0.1, 0.3
 """IoU below which a visible target is lost, and from which on it is found again."""
 PUBLISHED = ("auto", "received", "status")
+_CLOCK_SET = 1_000_000_000
+"""A jump of the recorder's clock against that of the stamps, nanoseconds: one of them was set."""
 
 Box = tuple[float, float, float, float]
 
@@ -124,37 +129,29 @@ def score_bag(
     if published not in PUBLISHED:
         raise ValueError(f"published must be one of {', '.join(PUBLISHED)}, not {published!r}")
     path = Path(path)
-    reader = open_bag(path)
-    try:
-        topics, notes = _choose_topics(
-            path,
-            reader,
-            {
-                "image": image,
-                "detections": detections,
-                "ground_truth": ground_truth,
-                "status": status,
-            },
-        )
-        clock = _clock(reader, topics)
+    asked = {
+        "image": image,
+        "detections": detections,
+        "ground_truth": ground_truth,
+        "status": status,
+    }
+    with Bag(path) as bag:
+        topics, notes = _choose_topics(path, bag, asked)
+        clock = _clock(bag, topics)
         scoring = _Scoring(target, published, clock, "ground_truth" in topics)
         needed = {role: name for role, name in topics.items() if role != "image" or role == clock}
-        try:
-            for role, received, message in _messages(path, reader, needed):
-                scoring.add(role, received, message)
-        except DatasetError as error:  # damaged: what was read until then is scored
-            notes.append(str(error))
-    finally:
-        reader.close()
+        for role, received, message in _messages(bag, needed, notes):
+            scoring.add(role, received, message)
+        notes = [*bag.notes, *notes]
     scoring.finish()
     return scoring.result(path, topics, notes)
 
 
 def _choose_topics(
-    path: Path, reader: Any, asked: dict[str, str | None]
+    path: Path, bag: Bag, asked: dict[str, str | None]
 ) -> tuple[dict[str, str], list[str]]:
     """Topic by role, and what is missing."""
-    types: dict[str, str] = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+    types = {t.name: t.type for t in bag.topics.values() if t.count and not t.problem}
     wanted = {
         "image": IMAGE_TYPES,
         "detections": (DETECTIONS_TYPE,),
@@ -188,14 +185,10 @@ def _choose_topics(
     return topics, notes
 
 
-def _clock(reader: Any, topics: dict[str, str]) -> str:
+def _clock(bag: Bag, topics: dict[str, str]) -> str:
     """The role whose stamps are scored at: a recorder may have left out images, or their truth."""
-    counts = {role: 0 for role in ("ground_truth", "image") if role in topics}
-    for connection in reader.connections:
-        for role in counts:
-            if connection.topic == topics[role]:
-                counts[role] += connection.msgcount
-    return max(counts, key=lambda role: counts[role])
+    roles = [role for role in ("ground_truth", "image") if role in topics]
+    return max(roles, key=lambda role: bag.topics[topics[role]].count)
 
 
 def _guess(role: str, candidates: list[str]) -> str | None:
@@ -211,9 +204,12 @@ def _guess(role: str, candidates: list[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Message:
-    """What scoring needs of a message. Box and visible fraction are those of the target."""
+    """What scoring needs of a message. Box and visible fraction are those of the target.
 
-    stamp: float
+    `stamp` is its header's in nanoseconds, None without one.
+    """
+
+    stamp: int | None
     box: Box | None = None
     visible: float = 1.0
     latency: float = math.nan
@@ -221,56 +217,41 @@ class _Message:
 
 
 def _messages(
-    path: Path, reader: Any, topics: dict[str, str]
-) -> Iterator[tuple[str, float, _Message]]:
-    """Role, time of receiving and content of the messages, in the order of recording."""
+    bag: Bag, topics: dict[str, str], notes: list[str]
+) -> Iterator[tuple[str, int, _Message]]:
+    """Role, time of receipt and content of the messages, in the order of recording.
+
+    What cannot be read is left out; `notes` gets a sentence for each topic with such messages.
+    """
     roles = {topic: role for role, topic in topics.items()}
-    connections = [c for c in reader.connections if c.topic in roles]
-    read = iter(reader.messages(connections=connections))
-    while True:
-        try:
-            connection, received, data = next(read)
-        except StopIteration:
-            return
-        except Exception as error:  # rosbags: many kinds, and none of them is documented
-            raise DatasetError(f"{path}: cannot be read to its end: {error}") from error
-        role = roles[connection.topic]
+    unreadable: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for topic, received, data in bag.messages(roles):
+        role = roles[topic]
         if role == "image":
-            yield role, received * 1e-9, _Message(_stamp_of(data))
+            yield role, received, _Message(stamp_of(data))
             continue
         try:
-            message = reader.deserialize(data, connection.msgtype)
-        except Exception as error:
-            raise DatasetError(
-                f"{path}, topic {connection.topic}: {connection.msgtype} cannot be read: {error}"
-            ) from error
-        yield role, received * 1e-9, _content(role, message)
-
-
-def _stamp_of(data: bytes | memoryview) -> float:
-    """Stamp of a serialised message that begins with a header, without reading the rest."""
-    order = "little" if data[1] & 1 else "big"
-    seconds = int.from_bytes(data[4:8], order, signed=True)  # type: ignore[arg-type]
-    return seconds + 1e-9 * int.from_bytes(data[8:12], order)  # type: ignore[arg-type]
+            message = bag.decode(topic, data)
+        except DatasetError as error:
+            unreadable[topic] += 1
+            reasons[topic] = str(error)
+            continue
+        yield role, received, _content(role, message)
+    notes.extend(f"{n} messages are left out: {reasons[topic]}" for topic, n in unreadable.items())
 
 
 def _content(role: str, message: Any) -> _Message:
-    stamp = message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+    stamp = header_stamp(message.header)
     if role == "status":
         return _Message(stamp, latency=float(message.latency))
     if role == "ground_truth":
-        if not message.detections:
+        if not len(message.detections):
             return _Message(stamp, visible=0.0)
         first = message.detections[0]
-        visible = first.results[0].hypothesis.score if len(first.results) else 1.0
-        return _Message(stamp, _box_of(first.bbox), float(visible))
-    return _Message(stamp, others=tuple((one.id, _box_of(one.bbox)) for one in message.detections))
-
-
-def _box_of(bbox: Any) -> Box:
-    centre = bbox.center.position
-    x, y = centre.x - bbox.size_x / 2, centre.y - bbox.size_y / 2
-    return float(x), float(y), float(bbox.size_x), float(bbox.size_y)
+        return _Message(stamp, box_of(first.bbox), score_of(first))
+    found = ((identity_of(one), box_of(one.bbox)) for one in message.detections)
+    return _Message(stamp, others=tuple(found))
 
 
 class LatencyHistogram:
@@ -322,119 +303,180 @@ class _Losses:
             self.time_lost += seconds
 
 
+@dataclass
+class _Image:
+    """An image that is not scored yet, and what is known about it. Times are in nanoseconds.
+
+    time: as judged, on the clock of the stamps; trusted: whether its own stamp says so.
+    """
+
+    stamp: int | None
+    received: int
+    time: int
+    trusted: bool
+    truth: _Message | None = None
+    own: _Message | None = None
+    waiting: tuple[int, Box | None] | None = None
+    """Received, and box, of the detections that wait for their status."""
+
+
 class _Scoring:
-    """Takes the messages of a bag one after another; see the module's description."""
+    """Takes the messages of a bag one after another; see the module's description.
+
+    A message belongs to the image with its stamp. Where several have that stamp, because a clock
+    was set or stands still, to the one that was received nearest to it.
+    """
 
     def __init__(self, target: str | None, published: str, clock: str, has_truth: bool) -> None:
         self._target, self._has_truth = target, has_truth
         self._published = published
         self._clock = clock
-        self._newest = -math.inf
-        self._pending: deque[float] = deque()  # stamps of images that are not scored yet
-        self._truth: dict[float, _Message] = {}
-        self._by_stamp: dict[float, _Message] = {}  # detections by the stamp of their image
-        self._by_time: list[tuple[float, float, Box | None]] = []  # published, stamp, box
-        self._waiting: dict[float, tuple[float, Box | None]] = {}  # for their status
-        self._latencies: dict[float, float] = {}  # from the status, by stamp
-        self._current: tuple[float, float, Box | None] | None = None
-        self._begin = math.inf  # when the first detection with a target was published
-        self._last: tuple[float, str, bool] | None = None
-        self._first_scored = self._last_scored = math.nan
-        self.images = self.processed = self.unannotated = 0
+        self._judge = StampJudge()
+        self._pending: deque[_Image] = deque()
+        self._by_stamp: dict[int | None, list[_Image]] = {}  # of those
+        self._early: list[tuple[str, int, _Message]] = []  # whose image has not come yet
+        self._ready: list[tuple[int, int, Box | None]] = []  # published, time of the image, box
+        self._current: tuple[int, int, Box | None] | None = None
+        self._offset = 0  # from stamps to judged times, at the newest image
+        self._shift = 0  # from the recorder's clock to that of the judged times, but for delays
+        self._delay: int | None = None  # of the newest image at the recorder
+        self._begin: int | None = None  # when the first detection with a target was published
+        self._first_scored: int | None = None
+        self._last_scored = 0
+        self.images = self.processed = self.unannotated = self.guessed = 0
         self.latency = LatencyHistogram()
         self.streaming, self.offline = RunningScores(), RunningScores()
         self.losses = _Losses()
         self.absent = self.false = self.without_box = 0.0
 
-    def add(self, role: str, received: float, message: _Message) -> None:
-        """Take the next message."""
-        stamp = message.stamp
+    def add(self, role: str, received: int, message: _Message) -> None:
+        """Take the next message, received at that time in nanoseconds."""
         if role == self._clock:
-            if self._published == "auto":
-                same_clock = -0.5 <= received - stamp <= HOLD
-                self._published = "received" if same_clock else "status"
-            if stamp > self._newest:
-                self._pending.append(stamp)
-                self._newest = stamp
-                self._score_until(stamp - HOLD)
-        if role == "ground_truth":
-            self._truth[stamp] = message
-        elif role == "detections":
-            self._add_detections(received, message)
-        elif role == "status":
-            self._add_status(message)
+            self._add_image(received, message)
+        if role == "image":
+            return
+        image = self._image_of(message.stamp, received)
+        if image is None:
+            self._early.append((role, received, message))
+            if role == "detections":
+                self._publish_early(received, message)
+            return
+        self._attach(role, image, received, message)
 
-    def _add_detections(self, received: float, message: _Message) -> None:
-        chosen = (box for name, box in message.others if self._target in (None, name))
-        box = next(chosen, None)
-        self._by_stamp[message.stamp] = _Message(message.stamp, box)
-        if self._published != "status":  # also before the first image has told the clock
-            self._publish(received, message.stamp, box)
-        elif message.stamp in self._latencies:
-            self._publish(message.stamp + self._latencies[message.stamp], message.stamp, box)
+    def _add_image(self, received: int, message: _Message) -> None:
+        stamp = message.stamp
+        if self._published == "auto":
+            same_clock = stamp is not None and -0.5 <= (received - stamp) * 1e-9 <= HOLD
+            self._published = "received" if same_clock else "status"
+        verdict = self._judge.judge(stamp, received)
+        image = _Image(stamp, received, verdict.time, verdict.trusted)
+        if stamp is not None:
+            self._offset = verdict.time - stamp
+        self._follow_clock(received, verdict.time)
+        self._pending.append(image)
+        self._by_stamp.setdefault(stamp, []).append(image)
+        early, self._early = self._early, []
+        for role, when, one in early:
+            near = abs(received - when) <= HOLD * 1e9
+            if one.stamp == stamp and near and role != self._clock:
+                self._attach(role, image, when, one, early=True)
+            elif near:
+                self._early.append((role, when, one))
+        self._score_until(verdict.time - round(HOLD * 1e9))
+
+    def _follow_clock(self, received: int, time: int) -> None:
+        """Notice where the recorder's clock was set: what it says is moved back to where it was."""
+        delay = received + self._shift - time
+        if self._delay is not None and abs(delay - self._delay) > _CLOCK_SET:
+            self._shift -= delay - self._delay
         else:
-            self._waiting[message.stamp] = (received, box)
+            self._delay = delay
 
-    def _add_status(self, message: _Message) -> None:
-        if math.isnan(message.latency):
-            return  # time was set back: nobody knows
-        self._latencies[message.stamp] = message.latency
-        if message.stamp in self._waiting:
-            _, box = self._waiting.pop(message.stamp)
-            self._publish(message.stamp + message.latency, message.stamp, box)
+    def _image_of(self, stamp: int | None, received: int) -> _Image | None:
+        images = self._by_stamp.get(stamp, ())
+        return min(images, key=lambda image: abs(received - image.received), default=None)
 
-    def _publish(self, when: float, stamp: float, box: Box | None) -> None:
-        self._by_time.append((when, stamp, box))
-        self.latency.add(when - stamp)
+    def _attach(
+        self, role: str, image: _Image, received: int, message: _Message, early: bool = False
+    ) -> None:
+        if role == "ground_truth":
+            image.truth = message
+        elif role == "detections":
+            box = self._chosen(message)
+            image.own = _Message(message.stamp, box)
+            if self._published == "status":
+                image.waiting = (received, box)
+            elif not early:
+                self._publish(received + self._shift, image, box)
+        elif role == "status" and image.waiting is not None:
+            came, box = image.waiting
+            image.waiting = None
+            latency = message.latency
+            if math.isnan(latency):
+                # Nobody knows when the image was taken: it counts from when the recorder got it.
+                self.guessed += 1
+                latency = (came - image.received) * 1e-9
+            self._publish(image.time + round(latency * 1e9), image, box)
+
+    def _chosen(self, message: _Message) -> Box | None:
+        chosen = (box for name, box in message.others if self._target in (None, name))
+        return next(chosen, None)
+
+    def _publish(self, when: int, image: _Image, box: Box | None) -> None:
+        if image.trusted:
+            self.latency.add((when - image.time) * 1e-9)
+        self._known(when, image.time, box)
+
+    def _publish_early(self, received: int, message: _Message) -> None:
+        """Detections about an image that was not recorded, or comes later."""
+        if self._published == "status" or message.stamp is None:
+            return
+        time, when = message.stamp + self._offset, received + self._shift
+        if self._published == "received":
+            self.latency.add((when - time) * 1e-9)
+        self._known(when, time, self._chosen(message))
+
+    def _known(self, when: int, time: int, box: Box | None) -> None:
+        self._ready.append((when, time, box))
         if box is not None:
-            self._begin = min(self._begin, when)
+            self._begin = when if self._begin is None else min(self._begin, when)
 
     def finish(self) -> None:
         """Score what is left at the end of the bag."""
-        self._score_until(math.inf)
+        self._score_until(None)
 
-    def _score_until(self, stamp: float) -> None:
-        """Score the images up to a stamp; nothing that belongs to them is still to come."""
-        while self._pending and self._pending[0] <= stamp:
+    def _score_until(self, time: int | None) -> None:
+        """Score the images up to a time; nothing that belongs to them is still to come."""
+        while self._pending and (time is None or self._pending[0].time <= time):
             image = self._pending.popleft()
-            following = self._pending[0] if self._pending else math.nan
-            self._score(image, following - image)
-            if len(self._truth) > 4 * HOLD * 240:  # no image matches: forget the old ones
-                self._forget(image)
-        if self._pending:
-            self._forget(self._pending[0])
+            self._by_stamp[image.stamp].remove(image)
+            if not self._by_stamp[image.stamp]:
+                del self._by_stamp[image.stamp]
+            following = self._pending[0].time if self._pending else image.time
+            self._score(image, (following - image.time) * 1e-9)
 
-    def _forget(self, stamp: float) -> None:
-        """Drop what belongs to images before ``stamp``."""
-        for table in (self._truth, self._by_stamp, self._latencies, self._waiting):
-            for key in [key for key in table if key < stamp]:
-                del table[key]  # type: ignore[attr-defined]
-
-    def _score(self, stamp: float, seconds: float) -> None:
-        """Score one image; ``seconds`` to the next one, NaN for the last."""
-        ready = [one for one in self._by_time if one[0] <= stamp]
+    def _score(self, image: _Image, seconds: float) -> None:
+        """Score one image; ``seconds`` to the next one, 0 for the last."""
+        ready = [one for one in self._ready if one[0] <= image.time]
         if ready:
-            self._by_time = [one for one in self._by_time if one[0] > stamp]
+            self._ready = [one for one in self._ready if one[0] > image.time]
             newest = max(ready, key=lambda one: one[1])
             if self._current is None or newest[1] > self._current[1]:
                 self._current = newest
-        if not stamp >= self._begin:
+        if self._begin is None or image.time < self._begin:
             return
-        seconds = 0.0 if math.isnan(seconds) else seconds
-        own = self._by_stamp.get(stamp)
         self.images += 1
-        self.processed += own is not None
-        self._first_scored = stamp if math.isnan(self._first_scored) else self._first_scored
-        self._last_scored = stamp
+        self.processed += image.own is not None
+        self._first_scored = image.time if self._first_scored is None else self._first_scored
+        self._last_scored = image.time
         box = self._current[2] if self._current else None
         self.without_box += seconds if box is None else 0.0
         if not self._has_truth:
             return
-        truth = self._truth.get(stamp)
-        if truth is None:
+        if image.truth is None:
             self.unannotated += 1
             return
-        self._compare(truth, box, own.box if own else None, seconds)
+        self._compare(image.truth, box, image.own.box if image.own else None, seconds)
 
     def _compare(self, truth: _Message, box: Box | None, own: Box | None, seconds: float) -> None:
         there = truth.box if truth.visible > VISIBLE_FROM else None
@@ -451,7 +493,7 @@ class _Scoring:
         """What was found."""
         if not self.images:
             reason = "no detection with a target was published"
-            if math.isfinite(self._begin):
+            if self._begin is not None:
                 reason = "no image came after the first detection"
             elif self._published == "status" and "status" not in topics:
                 reason = (
@@ -459,6 +501,12 @@ class _Scoring:
                     f"no topic of {STATUS_TYPE} that tells when detections were published"
                 )
             raise DatasetError(f"{path}: nothing to score: {reason}")
+        notes += self._judge.notes
+        if self.guessed:
+            notes.append(
+                f"{self.guessed} images with unknown latency: it counts from when the recorder got "
+                "the image"
+            )
         if self.unannotated:
             notes.append(f"{self.unannotated} of {self.images} images have no ground truth")
         known = self._has_truth and self.unannotated < self.images
@@ -468,7 +516,7 @@ class _Scoring:
             topics=topics,
             notes=tuple(notes),
             published=self._published,
-            seconds=self._last_scored - self._first_scored,
+            seconds=(self._last_scored - (self._first_scored or 0)) * 1e-9,
             images=self.images,
             processed=self.processed,
             streaming=self.streaming.scores() if known else None,

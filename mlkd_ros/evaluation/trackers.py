@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trackers under evaluation: ours, OpenCV's, and a plain loop around published NanoTrack networks.
+"""Trackers under evaluation: ours, OpenCV's, and plain loops around published networks.
 
 A tracker is named on the command line as ``KIND`` or ``KIND=PATH[,PATH]``:
 
-- ``ours`` or ``ours=CHECKPOINT``;
+- ``ours`` or ``ours=STUDENT``: fast, accurate or a checkpoint;
 - ``csrt``, ``kcf``, ``mil``: OpenCV's (the first two need an OpenCV with the contributed modules);
 - ``opencv-nano=BACKBONE.onnx,HEAD.onnx``: OpenCV's TrackerNano (NanoTrack v1 and v2);
 - ``nanotrack=BACKBONE.onnx,HEAD.onnx``: the same networks, and v3, in a plain loop on ONNX Runtime;
+- ``vittrack=NETWORK.onnx``: OpenCV's TrackerVit (VitTrack);
+- ``lightfc=TEMPLATE.onnx,SEARCH.onnx``: LightFC in its authors' plain loop, on ONNX Runtime;
 - ``teacher=TRACKER[,TRACKER]@ENHANCER``: what distillation learns from, a checkpoint or
   ``nanotrackv3.pth`` in our own loop, with the enhancer in front of its patches only; several are
   an ensemble.
@@ -19,7 +21,9 @@ trackers have one: ``csrt@gamma``, ``kcf@zerodcepp.pth:12`` (see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +45,12 @@ class EvaluatedTracker(Protocol):
 
 
 class OursTracker:
-    """Our tracker, as the node runs it: a lost target is no box."""
+    """Our tracker, as the node runs it: a lost target is no box.
+
+    confidence: published for the last image, NaN before.
+    """
+
+    confidence = math.nan
 
     def __init__(
         self, checkpoint: str | None = None, device: str = "auto", engine: str = "auto"
@@ -56,7 +65,9 @@ class OursTracker:
 
     def update(self, image: np.ndarray) -> Box | None:
         """Find the target."""
-        return self._tracker.update(image).box
+        result = self._tracker.update(image)
+        self.confidence = result.confidence
+        return result.box
 
 
 class TeacherTracker:
@@ -209,6 +220,82 @@ class NanoTracker:
         return self._backbone.run(None, {self._backbone.get_inputs()[0].name: data})[0]
 
 
+class LightFcTracker:
+    """LightFC's networks in the plain loop of its authors (arXiv 2310.05392; OSTrack's loop).
+
+    Template of twice the target's side, search region of four times, RGB / 255 with ImageNet's mean
+    and deviation, padded with zeros; the best cell under a Hann window is the box, no more.
+    """
+
+    TEMPLATE, SEARCH, MARGIN = 128, 256, 10
+    _MEAN, _DEVIATION = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+
+    def __init__(self, template: Path, search: Path) -> None:
+        self._graphs = _onnx_session(template), _onnx_session(search)
+        for path, graph, kind in zip(
+            (template, search), self._graphs, ("template", "search"), strict=True
+        ):
+            outputs = {item.name for item in graph.get_outputs()}
+            expected = {
+                "template": {"features"},
+                "search": {"score_map", "size_map", "offset_map"},
+            }[kind]
+            if outputs != expected:
+                raise ValueError(
+                    f"{path}: outputs are {', '.join(sorted(outputs))}; LightFC's {kind} graph has "
+                    f"{', '.join(sorted(expected))}"
+                )
+
+    def init(self, image: np.ndarray, box: Box) -> None:
+        """Designate the target."""
+        self._box = np.array(box, np.float64)
+        patch = self._cut(image, self._side(2), self.TEMPLATE)
+        (self._template,) = self._graphs[0].run(["features"], {"image": patch})
+
+    def update(self, image: np.ndarray) -> Box | None:
+        """Find the target."""
+        side = self._side(4)
+        patch = self._cut(image, side, self.SEARCH)
+        score, size, offset = self._graphs[1].run(
+            ["score_map", "size_map", "offset_map"], {"template": self._template, "image": patch}
+        )
+        cells = score.shape[-1]
+        hanning = np.hanning(cells + 2)[1:-1]
+        row, column = np.unravel_index(
+            (score[0, 0] * np.outer(hanning, hanning)).argmax(), (cells, cells)
+        )
+        width, height = size[0, :, row, column] * side
+        centre = (np.array([column, row]) + offset[0, :, row, column]) / cells * side
+        x, y = self._box[:2] + self._box[2:] / 2 - side / 2 + centre
+        self._box = self._clipped((x - width / 2, y - height / 2, width, height), image)
+        x, y, width, height = self._box.tolist()
+        return x, y, width, height
+
+    def _clipped(self, box: Sequence[float], image: np.ndarray) -> np.ndarray:
+        """The box's part inside the image, at least ``MARGIN`` pixels wide and high."""
+        rows, columns = image.shape[:2]
+        x, y, width, height = box
+        x0, y0 = (min(max(v, 0.0), end - self.MARGIN) for v, end in ((x, columns), (y, rows)))
+        x1, y1 = (
+            min(max(v, self.MARGIN), end) for v, end in ((x + width, columns), (y + height, rows))
+        )
+        return np.array([x0, y0, max(x1 - x0, self.MARGIN), max(y1 - y0, self.MARGIN)])
+
+    def _side(self, factor: float) -> int:
+        return max(int(np.ceil(factor * np.sqrt(self._box[2] * self._box[3]))), 1)
+
+    def _cut(self, image: np.ndarray, side: int, size: int) -> np.ndarray:
+        """Cut a square of ``side`` pixels around the target, as the networks take it."""
+        x0, y0 = (int(round(v)) for v in self._box[:2] + self._box[2:] / 2 - side / 2)
+        patch = np.zeros((side, side, 3), np.uint8)
+        inside = image[max(y0, 0) : max(y0 + side, 0), max(x0, 0) : max(x0 + side, 0)]
+        top, left = max(-y0, 0), max(-x0, 0)
+        patch[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+        rgb = cv2.resize(patch, (size, size))[..., ::-1] / 255.0
+        normal = (rgb - self._MEAN) / self._DEVIATION
+        return np.ascontiguousarray(normal.transpose(2, 0, 1)[None], np.float32)
+
+
 def _padded(w: np.ndarray | float, h: np.ndarray | float) -> Any:
     """Side of the square with half the mean side of context around."""
     pad = (w + h) / 2
@@ -264,17 +351,36 @@ def _opencv_nano(backbone: Path, head: Path) -> Callable[[], Any]:
     return partial(create, parameters)
 
 
-def _network_paths(kind: str, argument: str) -> tuple[Path, Path]:
+def _opencv_vit(network: Path) -> Callable[[], Any]:
+    create = _opencv("Vit")
+    parameters: Any = getattr(cv2, "TrackerVit_Params")()  # noqa: B009  # not in OpenCV's stubs
+    parameters.net = str(network)
+    return partial(create, parameters)
+
+
+#: The networks of a published tracker, in the order they are named.
+_NETWORKS = {
+    "opencv-nano": ("BACKBONE", "HEAD"),
+    "nanotrack": ("BACKBONE", "HEAD"),
+    "lightfc": ("TEMPLATE", "SEARCH"),
+    "vittrack": ("NETWORK",),
+}
+
+
+def _network_paths(kind: str, argument: str) -> list[Path]:
     paths = [Path(part) for part in argument.split(",") if part]
-    if len(paths) != 2:
-        raise ValueError(f"{kind} needs two networks: {kind}=BACKBONE.onnx,HEAD.onnx")
+    wanted = _NETWORKS[kind]
+    if len(paths) != len(wanted):
+        count = "two networks" if len(wanted) == 2 else "one network"
+        form = ",".join(f"{name}.onnx" for name in wanted)
+        raise ValueError(f"{kind} needs {count}: {kind}={form}")
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such network file, named for tracker {kind}")
-    return paths[0], paths[1]
+    return paths
 
 
-KINDS = ("ours", "csrt", "kcf", "mil", "opencv-nano", "nanotrack", "teacher")
+KINDS = ("ours", "csrt", "kcf", "mil", *_NETWORKS, "teacher")
 
 
 def tracker_label(specification: str) -> str:
@@ -284,7 +390,7 @@ def tracker_label(specification: str) -> str:
     specification, enhancer = _split(specification)
     kind, _, argument = specification.partition("=")
     stems = [Path(part).stem for part in argument.split(",")]
-    stem = "+".join(stems) if kind == "teacher" else stems[0].removesuffix("_backbone")
+    stem = "+".join(stems) if kind == "teacher" else re.sub("_(backbone|template)$", "", stems[0])
     label = f"{kind}-{stem}" if stem else kind
     return f"{label}@{_enhancer_label(enhancer)}" if enhancer else label
 
@@ -311,10 +417,10 @@ def tracker_identity(specification: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")
     files = [Path(part) for part in argument.split(",") if part]
-    if kind == "ours" and not files:
-        from mlkd_ros.tracking.checkpoint import default_checkpoint
+    if kind == "ours":
+        from mlkd_ros.tracking import choose_student
 
-        files = [default_checkpoint()]
+        files = [choose_student(argument)]
     digest = hashlib.sha256(kind.encode())
     for path in files:
         if not path.is_file():
@@ -345,10 +451,14 @@ def create_tracker(specification: str) -> EvaluatedTracker:
         return EnhancedTracker(create_tracker(plain), _create_enhancer(enhancer))
     if kind == "ours":
         return OursTracker(argument or None)
-    if kind == "opencv-nano":
-        return OpenCvTracker(_opencv_nano(*_network_paths(kind, argument)))
-    if kind == "nanotrack":
-        return NanoTracker(*_network_paths(kind, argument))
+    if kind in _NETWORKS:
+        make: dict[str, Callable[..., EvaluatedTracker]] = {
+            "opencv-nano": lambda *paths: OpenCvTracker(_opencv_nano(*paths)),
+            "vittrack": lambda path: OpenCvTracker(_opencv_vit(path)),
+            "nanotrack": NanoTracker,
+            "lightfc": LightFcTracker,
+        }
+        return make[kind](*_network_paths(kind, argument))
     if kind in ("csrt", "kcf", "mil"):
         return OpenCvTracker(_opencv(kind.upper()))
     raise ValueError(f"tracker must be one of {', '.join(KINDS)}, not {kind!r}")

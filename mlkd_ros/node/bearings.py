@@ -15,15 +15,16 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from mlkd_ros.msg import TargetBearing
-from mlkd_ros.node.bearing import (
+from mlkd_ros.node.graph import LatchedSubscription, wrong_type
+from mlkd_ros.node.parameters import Settings
+from mlkd_ros.session.bearing import (
     Bearing,
     Calibration,
     CalibrationError,
     Camera,
     calibration_from_message,
 )
-from mlkd_ros.node.parameters import Settings
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 
 __all__ = ["Bearings", "bearing_message", "sibling_topic"]
 
@@ -48,6 +49,7 @@ class Bearings:
         self._node = node
         self._rectified = settings.image_rectified
         self._subscription: Subscription | None = None
+        self._latched: LatchedSubscription | None = None
         self._calibration: Calibration | None = None
         self._camera: tuple[Calibration, tuple[int, int], Camera | CalibrationError] | None = None
         self._first_image: float | None = None
@@ -63,12 +65,25 @@ class Bearings:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self._subscription.topic_name
+        self._latched = LatchedSubscription(self._node, CameraInfo, self.topic, self._take)
+
+    def look(self) -> None:
+        """Now and then: for a camera that has sent its calibration already, and keeps it."""
+        if self._latched is not None:
+            self._latched.look()
+
+    def type_problem(self) -> str:
+        """Who publishes something else on the calibration's topic, in words; empty if nobody."""
+        return wrong_type(self._node, self.topic, CameraInfo) if self._subscription else ""
 
     def unsubscribe(self) -> None:
         """No more of them."""
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+        if self._latched is not None:
+            self._latched.close()
+            self._latched = None
 
     def _take(self, message: CameraInfo) -> None:
         self._calibration = calibration_from_message(message)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from mlkd_ros.node.image_health import ImageHealth, advice
+from mlkd_ros.session.image_health import ImageHealth, advice
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["Latency", "Monitor", "Phase", "Snapshot", "diagnostic_statuses"]
@@ -28,6 +28,18 @@ _LATENCIES = 300
 _RATE_WINDOW = 3.0
 #: A latency beyond this is no latency: camera and node do not share a clock.
 CLOCKS_DIFFER = 60.0
+#: Nor is one before the image was taken, but for two clocks that are synchronised so well.
+EARLY = -0.1
+
+
+def clocks_differ(topic: str, offset: float) -> str:
+    """That the stamps are of another clock, `offset` seconds behind this node's, in words."""
+    where = "behind" if offset > 0 else "ahead of"
+    epoch = " (TAI is 37 s ahead of UTC)" if -38.5 < offset < -35.5 else ""
+    return (
+        f"image stamps on {topic} are {abs(offset):.1f} s {where} this node's clock{epoch}, so the "
+        "latency is unknown: set use_sim_time for a replay, or synchronise the clocks"
+    )
 
 
 class Phase(enum.Enum):
@@ -67,7 +79,11 @@ class Snapshot:
     long; rates are in Hz; `unusable` counts images by what was wrong with them and `problem` is
     the latest of them in words, empty when the latest image was good; `fallback` says which engine
     failed and which one is used instead; `clock_missing` is whether sim time has not begun;
-    `bearing_problem` is why there are no bearings though somebody subscribes to them.
+    `bearing_problem` is why there are no bearings though somebody subscribes to them;
+    `clock_offset` is by how many seconds stamps are behind this node's clock where that is no
+    latency, else NaN; `mark_problem` and `type_problem` are who publishes another type of message
+    on a topic of clicks, and on that of the calibration; `stamp_problem` is what was wrong with
+    stamps of late.
     """
 
     phase: Phase
@@ -89,6 +105,10 @@ class Snapshot:
     dropped: Counter[str]
     latency: Latency
     states: dict[str, TrackState]
+    clock_offset: float = math.nan
+    stamp_problem: str = ""
+    mark_problem: str = ""
+    type_problem: str = ""
     history: str = ""
     health: ImageHealth | None = None
     bearing_problem: str = ""
@@ -112,6 +132,8 @@ class Monitor:
         self.problem = ""
         #: Images up to this number were stamped before time was set back.
         self.of_another_time = 0
+        #: Of the latest image; NaN where its stamp and this node's clock are of one time.
+        self.clock_offset = math.nan
 
     def arrived(self) -> None:
         """An image has come in, usable or not."""
@@ -216,6 +238,8 @@ def _judge_images(snapshot: Snapshot) -> tuple[bytes, str]:
         return DiagnosticStatus.ERROR, f"unusable images on {topic}: {snapshot.problem}"
     if snapshot.qos_problem:
         return DiagnosticStatus.WARN, snapshot.qos_problem
+    if snapshot.stamp_problem:
+        return DiagnosticStatus.WARN, f"image stamps on {topic}: {snapshot.stamp_problem}"
     if snapshot.received == 0:
         return DiagnosticStatus.OK, f"waiting for the first image on {topic}"
     return DiagnosticStatus.OK, f"{snapshot.input_rate:.1f} Hz on {topic}"
@@ -230,12 +254,10 @@ def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, snapshot.fallback
     if snapshot.clock_missing:
         return DiagnosticStatus.WARN, "use_sim_time is set and there is no time on /clock yet"
-    if abs(snapshot.latency.median) > CLOCKS_DIFFER:
-        return (
-            DiagnosticStatus.WARN,
-            f"image stamps and this node's clock differ by {snapshot.latency.median:.0f} s: "
-            "set use_sim_time for a replay, or synchronise the clocks",
-        )
+    if snapshot.mark_problem:
+        return DiagnosticStatus.ERROR, snapshot.mark_problem
+    if not math.isnan(snapshot.clock_offset):
+        return DiagnosticStatus.WARN, clocks_differ(snapshot.topic, snapshot.clock_offset)
     if not snapshot.states:
         return DiagnosticStatus.OK, "no target"
     if snapshot.silent:
@@ -256,6 +278,8 @@ def _judge_health(snapshot: Snapshot) -> tuple[bytes, str]:
 def _judge_bearing(snapshot: Snapshot) -> tuple[bytes, str]:
     if snapshot.phase is not Phase.ACTIVE:
         return DiagnosticStatus.STALE, f"{snapshot.phase.value}: no bearings"
+    if snapshot.type_problem:
+        return DiagnosticStatus.ERROR, snapshot.type_problem
     if snapshot.bearing_problem:
         return DiagnosticStatus.WARN, snapshot.bearing_problem
     return DiagnosticStatus.OK, "published while somebody subscribes and the camera is calibrated"
@@ -286,13 +310,17 @@ def _track_values(snapshot: Snapshot) -> dict[str, str]:
         "output rate (Hz)": f"{snapshot.output_rate:.1f}",
         "dropped": str(snapshot.dropped.total()),
         **{f"dropped: {reason}": str(count) for reason, count in snapshot.dropped.items()},
-        "latency median (ms)": f"{latency.median * 1e3:.1f}",
-        "latency p95 (ms)": f"{latency.p95 * 1e3:.1f}",
-        "latency p99 (ms)": f"{latency.p99 * 1e3:.1f}",
-        "latency max (ms)": f"{latency.worst * 1e3:.1f}",
+        "latency median (ms)": _milliseconds(latency.median),
+        "latency p95 (ms)": _milliseconds(latency.p95),
+        "latency p99 (ms)": _milliseconds(latency.p99),
+        "latency max (ms)": _milliseconds(latency.worst),
         **{f"target {key}": state.name for key, state in snapshot.states.items()},
         **snapshot.designated,
     }
+
+
+def _milliseconds(seconds: float) -> str:
+    return "unknown" if math.isnan(seconds) else f"{seconds * 1e3:.1f}"
 
 
 def _gpu_memory(device: str) -> dict[str, str]:

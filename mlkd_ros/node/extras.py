@@ -13,13 +13,14 @@ from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encode import compressed_message, image_message
 from mlkd_ros.msg import TargetBearing
 from mlkd_ros.node.bearings import Bearings
-from mlkd_ros.node.history import HeldFrame
-from mlkd_ros.node.image_health import ImageHealth, measure
-from mlkd_ros.node.overlay import Overlay, compressed_message, image_message
+from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.node.parameters import Settings
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.session.image_health import ImageHealth, measure
+from mlkd_ros.session.targets import TargetReport
 
 __all__ = ["Extras"]
 
@@ -67,7 +68,7 @@ class Extras:
     def _publish_overlay(
         self, held: HeldFrame, reports: Sequence[TargetReport], latency: float, settings: Settings
     ) -> None:
-        self._overlay.note(held.stamp * 1e-9, held.frame, reports)
+        self._overlay.note(held.seconds, held.frame, reports)
         now = time.monotonic()
         wanted = {kind for kind, to in self._pictures.items() if to.get_subscription_count() > 0}
         if now < self._next_overlay or not wanted:

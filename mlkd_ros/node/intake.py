@@ -6,10 +6,11 @@ All of it on the executor's thread; `history` and `monitor` may be asked from an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from rclpy.clock import ClockChange, JumpThreshold, TimeJump
+from rclpy.clock import ClockChange, JumpThreshold, ROSClock, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
@@ -17,19 +18,28 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import Frame
+from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.stamps import StampJudge, header_stamp
+from mlkd_ros.msg import OperatorView
 from mlkd_ros.node import messages
-from mlkd_ros.node.compressed import CompressedDecoder
-from mlkd_ros.node.decoding import Decoder
 from mlkd_ros.node.diagnostics import Monitor
-from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.node.graph import wrong_type
 from mlkd_ros.node.parameters import Settings
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.session.history import FrameHistory, HeldFrame
 
 __all__ = ["Intake"]
 
 #: Seconds between two log lines about the same thing.
 _LOG_EVERY = 5.0
+_OTHER_TRANSPORT = {
+    "sensor_msgs/msg/Image": ": set parameter image_transport to raw, image_topic to this topic",
+    "sensor_msgs/msg/CompressedImage": ": set parameter image_transport to compressed, and "
+    "image_topic to this topic without /compressed",
+}
+#: Seconds that diagnostics speak of what was wrong with a stamp.
+_RECENT = 10.0
 
 
 class Intake:
@@ -42,11 +52,11 @@ class Intake:
     def __init__(self, node: Node, settings: Settings) -> None:
         self._node = node
         self._settings = settings
-        mono16 = Mono16Range(settings.mono16_black, settings.mono16_white)
         self._compressed = settings.image_transport == "compressed"
-        self._decoder = CompressedDecoder(mono16) if self._compressed else Decoder(mono16)
+        self._decoder = Decoder(settings.camera)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
+        self._views: Subscription | None = None
         self._number = 0
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()
@@ -54,6 +64,8 @@ class Intake:
         # As image_transport names it.
         self.topic = f"{self.image_topic}/compressed" if self._compressed else self.image_topic
         self.kind = ""
+        self._judge = StampJudge()
+        self._found_at: dict[str, float] = {}
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_clock_jump,
@@ -72,6 +84,9 @@ class Intake:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self._images.topic_name
+        self._views = self._node.create_subscription(
+            OperatorView, "operator_view", self._on_view, 10
+        )
         self.monitor.resume()
 
     def unsubscribe(self) -> None:
@@ -79,6 +94,9 @@ class Intake:
         if self._images is not None:
             self._node.destroy_subscription(self._images)
             self._images = None
+        if self._views is not None:
+            self._node.destroy_subscription(self._views)
+            self._views = None
         self.history.clear()
 
     def close(self) -> None:
@@ -89,10 +107,16 @@ class Intake:
     def qos_problem(self) -> str:
         """Which publisher of the image topic cannot reach this node, and why; empty if all can.
 
+        By its message type or by its QoS.
+
         Looked up rather than told by an event: when that comes, the publisher has no name yet.
         """
         if self._images is None:
             return ""
+        kind = CompressedImage if self._compressed else Image
+        problem = wrong_type(self._node, self.topic, kind, _OTHER_TRANSPORT)
+        if problem:
+            return problem
         asked = self._images.qos_profile
         for publisher in self._node.get_publishers_info_by_topic(self.topic):
             offered = publisher.qos_profile
@@ -121,18 +145,53 @@ class Intake:
             return
         self.monitor.accepted()
         self._number += 1
-        stamp = messages.nanoseconds(message.header.stamp)
-        held = HeldFrame(frame, stamp, self._number, len(message.data), message.header)
-        if self.history.add(held):
-            self.monitor.time_set_back(self._number - 1)
-            self._node.get_logger().warning(
-                f"image stamps on {self.topic} went backwards: a replay began again, or two "
-                "cameras publish there. The history was cleared; tracking goes on",
-                throttle_duration_sec=_LOG_EVERY,
-            )
+        stamp = header_stamp(message.header)
+        verdict = self._judge.judge(stamp, self._now())
+        if verdict.finding:
+            self._report_stamp(verdict.finding)
+        held = HeldFrame(
+            frame,
+            stamp,
+            self._number,
+            len(message.data),
+            message.header,
+            verdict.time,
+            verdict.finding,
+        )
+        self.history.add(held)
         encoding = message.format if self._compressed else message.encoding
         self._log_kind(f"{frame.width}x{frame.height} {encoding}")
         self._offer(held)
+
+    def _on_view(self, message: OperatorView) -> None:
+        sent = map(messages.nanoseconds, message.sent)
+        self.history.watched(message.station, sent, messages.nanoseconds(message.oldest) or None)
+
+    def _now(self) -> int:
+        """The time of receipt: by a clock that nobody sets, or that of a simulation."""
+        clock = cast(ROSClock, self._node.get_clock())
+        simulated = clock.now().nanoseconds if clock.ros_time_is_active else 0
+        return int(simulated) or time.monotonic_ns()
+
+    def _report_stamp(self, finding: str) -> None:
+        """Say what is wrong with the stamps: in the log once, in the diagnostics while it is so."""
+        self._found_at[finding] = time.monotonic()
+        if self._judge.found[finding] == 1:
+            self._node.get_logger().warning(
+                f"image stamps on {self.topic}: {StampJudge.describe(finding)}. Tracking goes on, "
+                "and images of the past can be designated"
+            )
+
+    def stamp_problem(self) -> str:
+        """What has been wrong with the stamps of late, in words; empty if nothing was."""
+        recent = time.monotonic() - _RECENT
+        found = [finding for finding, when in list(self._found_at.items()) if when > recent]
+        return "; ".join(StampJudge.describe(finding) for finding in sorted(found))
+
+    def stamp_values(self) -> dict[str, str]:
+        """For diagnostics: images by what was wrong with their stamps."""
+        found = list(self._judge.found.items())
+        return {f"stamps {finding}": str(count) for finding, count in found}
 
     def _log_kind(self, kind: str) -> None:
         if kind != self.kind:

@@ -7,6 +7,7 @@ pixels of the camera's image, x to the right and y down.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from vision_msgs.msg import (
 )
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackState
 
 __all__ = [
@@ -102,6 +103,9 @@ def status(
         frames_received=counts.received,
         frames_processed=counts.processed,
         frames_dropped=counts.dropped,
+        expected_x=math.nan,
+        expected_y=math.nan,
+        seconds_to_give_up=math.nan,
     )
     if report is None:
         return message
@@ -112,6 +116,13 @@ def status(
     if report.result.box is not None:
         message.confidence = float(report.result.confidence)
         message.x, message.y, message.width, message.height = map(float, report.result.box)
+    if report.result.state == TrackState.LOST:
+        message.expected_x, message.expected_y = map(float, report.result.expected)
+        if math.isfinite(report.result.variance):
+            variance = float(report.result.variance)
+            message.expected_covariance = [variance, 0.0, 0.0, variance]
+        message.seconds_lost = float(report.result.lost_for)
+        message.seconds_to_give_up = float(report.result.give_up_in)
     return message
 
 

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small picture of what the tracker sees, for people, as raw and compressed image messages."""
+"""A small picture of what the tracker sees, for people."""
 
 from __future__ import annotations
 
-import array
 import math
 from collections import deque
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
-from mlkd_ros.node.targets import TargetReport
-from mlkd_ros.tracking import TrackState, drawing
-from mlkd_ros.tracking.frame import Frame
+from mlkd_ros.imaging import drawing
+from mlkd_ros.imaging.frame import Frame
+from mlkd_ros.session.targets import TargetReport
+from mlkd_ros.tracking import TrackState
 
-__all__ = ["Overlay", "compressed_message", "image_message"]
+__all__ = ["Overlay"]
 
 #: Seconds that a trail looks back.
 _TRAIL = 2.0
@@ -143,26 +141,3 @@ class Overlay:
         if max(w, h) < _LARGE and not covered:
             colour = drawing.STATE_COLOURS[reports[0].result.state]
             drawing.draw_inset(canvas, clean, (x, y, w, h), colour, side)
-
-
-def image_message(canvas: np.ndarray, header: Header) -> Image:
-    """A contiguous HxWx3 uint8 BGR image as a bgr8 message."""
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(canvas).data.cast("B"))
-    return Image(
-        header=header,
-        height=canvas.shape[0],
-        width=canvas.shape[1],
-        encoding="bgr8",
-        is_bigendian=0,
-        step=canvas.shape[1] * 3,
-        data=data,
-    )
-
-
-def compressed_message(canvas: np.ndarray, header: Header, quality: int) -> CompressedImage:
-    """A BGR image as JPEG of that quality (1 to 100), named as image_transport does."""
-    encoded = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    data = array.array("B")
-    data.frombytes(encoded.data.cast("B"))
-    return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=data)

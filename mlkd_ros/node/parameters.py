@@ -19,6 +19,8 @@ from rcl_interfaces.msg import (
 )
 from rclpy.exceptions import ParameterException
 
+from mlkd_ros.imaging.camera import BAYER_PATTERNS, ORIENTATIONS, CameraSettings
+from mlkd_ros.node.start import StartError, check_topic, warn_of_unknown
 from mlkd_ros.tracking import PresenceSettings
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described_parameters",
     "descriptor_of",
 ]
 
@@ -143,8 +146,13 @@ class Settings:
         high=65536,
         change=Change.ANY_TIME,
     )
+    student: str = declaration(
+        "auto",
+        "The student to fly: fast or accurate, which come with the package, or the path of a "
+        ".safetensors file. auto takes accurate on CUDA, fast on a CPU.",
+    )
     checkpoint: str = declaration(
-        "", "File of the student to fly (.safetensors). Empty: the one that comes with the package."
+        "", "Older name of student: if it is not empty, the file to fly, whatever student says."
     )
     device: str = declaration("auto", "Where the network runs: auto, cpu, cuda or cuda:N.")
     engine: str = declaration(
@@ -187,14 +195,15 @@ class Settings:
     )
     history_duration: float = declaration(
         3.0,
-        "Seconds of images kept for starting on an image of the past. As long as the operator's "
-        "video is late, and a little more.",
+        "Seconds of images kept for starting on an image of the past. What operators at a ground "
+        "station look at is kept for longer where their link is later than that, up to 30 s.",
         low=0.0,
         high=60.0,
     )
     history_megabytes: int = declaration(
         256,
-        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second.",
+        "Memory for those images, in 2^20 bytes. 1280x720 bgr8 at 30 Hz takes 79 a second. Where "
+        "it is short, images that no operator was sent are dropped first.",
         low=1,
         high=65536,
     )
@@ -204,6 +213,17 @@ class Settings:
         "Value of a mono16 image that is white: 4095 for a camera with 12 bits at the low end.",
         low=1,
         high=65535,
+    )
+    bayer_pattern: str = declaration(
+        "",
+        "Colour mosaic that 8-bit grey images lie under although their encoding does not say so.",
+        choices=("", *BAYER_PATTERNS),
+    )
+    orientation: str = declaration(
+        "stored",
+        "Which way up compressed images are: stored, as their pixels lie in the file; or exif, "
+        "turned as their EXIF tag asks. Boxes count the pixels of the result.",
+        choices=ORIENTATIONS,
     )
     catch_up_duration: float = declaration(
         0.5,
@@ -245,6 +265,13 @@ class Settings:
         change=Change.ANY_TIME,
     )
 
+    @property
+    def camera(self) -> CameraSettings:
+        """How the camera's stored values become pictures."""
+        return CameraSettings(
+            self.mono16_black, self.mono16_white, self.bayer_pattern, self.orientation
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _Threshold:
@@ -259,23 +286,16 @@ PRESENCE = {
     "tracking_above": _Threshold("Confidence from which an UNCERTAIN target is TRACKING again.", 1),
     "uncertain_below": _Threshold("Confidence below which a target is UNCERTAIN.", 1),
     "lost_below": _Threshold(
-        "Confidence below which an image does not show the target: no box is reported.", 1
+        "Probability that the target is visible below which it is LOST and searched for.", 1
     ),
-    "lost_after": _Threshold(
-        "Seconds without being seen after which a target is LOST and searched for.", 60
-    ),
-    "doubt_for": _Threshold("Seconds of UNCERTAIN after which a target is LOST.", 60),
-    "reacquire_above": _Threshold(
-        "Confidence that a LOST target needs in several images in a row to be TRACKING again; near "
-        "the place where it is expected presence.tracking_above is enough.",
+    "shown_above": _Threshold(
+        "Probability, by one image alone, that it shows the target, below which no box is reported "
+        "for that image.",
         1,
     ),
-    "near": _Threshold(
-        "What is near, and how far a LOST target is searched for at first, in sizes of the target "
-        "(square root of its area).",
-        100,
+    "reacquire_above": _Threshold(
+        "Probability from which on something seen within reach is a LOST target found again.", 1
     ),
-    "spread": _Threshold("By how many sizes of the target that reach grows in a second.", 1000),
     "give_up_after": _Threshold(
         "Seconds after which a LOST target is GIVEN_UP: no longer searched for.", 86400
     ),
@@ -291,18 +311,32 @@ def _check(settings: Settings) -> None:
             raise ParameterError(
                 f"parameter '{field.name}' is '{value}', it must be one of {', '.join(choices)}"
             )
-    if settings.mono16_black >= settings.mono16_white:
-        raise ParameterError(
-            f"parameter 'mono16_black' ({settings.mono16_black}) must be below 'mono16_white' "
-            f"({settings.mono16_white})"
-        )
+    try:
+        _ = settings.camera
+    except ValueError as error:
+        raise ParameterError(f"parameter {error}") from error
     if not settings.image_topic:
         raise ParameterError("parameter 'image_topic' is empty, it must name a topic")
+    for name in (field.name for field in dataclasses.fields(settings)):
+        if name.endswith("_topic") and getattr(settings, name):
+            try:
+                check_topic(name, getattr(settings, name))
+            except StartError as error:
+                raise ParameterError(str(error)) from error
 
 
 def default_settings() -> Settings:
     """Every parameter at its default."""
     return Settings()
+
+
+def described_parameters() -> list[tuple[str, object, str]]:
+    """Name, default and meaning of every parameter; thresholds have those of the student."""
+    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
+    return found + [
+        (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
+        for name, one in PRESENCE.items()
+    ]
 
 
 class Parameters:
@@ -330,6 +364,7 @@ class Parameters:
         #: None while the node is unconfigured: there is no student to have thresholds for.
         self.presence: PresenceSettings | None = None
         _check(self.settings)
+        warn_of_unknown(node, (_PREFIX,))
         self._applied_later = hasattr(node, "add_post_set_parameters_callback")
         node.add_on_set_parameters_callback(self._validate)
         if self._applied_later:

@@ -9,7 +9,7 @@ the log and the diagnostics give it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from geometry_msgs.msg import Point, PointStamped
@@ -17,15 +17,23 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import RegionOfInterest
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.node.graph import wrong_type
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.node.parameters import Settings
-from mlkd_ros.node.targets import Code, Designation, DesignationError, TargetSet, image_seen
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import (
+    Code,
+    Designation,
+    DesignationError,
+    TargetSet,
+    full_resolution,
+    image_seen,
+)
 from mlkd_ros.tracking import BoxOutsideImageError, InvalidBoxError
-from mlkd_ros.tracking.encoding import UnusableImageError
 from mlkd_ros.tracking.proposal import propose_box, square_around
 
-__all__ = ["Mark", "Pointing", "designation"]
+__all__ = ["Mark", "Pointing", "designation", "fitted"]
 
 Box = tuple[float, float, float, float]
 
@@ -82,6 +90,13 @@ class Pointing:
 
             self._subscriptions.append(self._node.create_subscription(kind, topic, on_message, 10))
 
+    def type_problem(self) -> str:
+        """Who publishes something else on one of the topics, in words; empty if nobody."""
+        problems = (
+            wrong_type(self._node, one.topic_name, one.msg_type) for one in self._subscriptions
+        )
+        return next(filter(None, problems), "")
+
     def unsubscribe(self) -> None:
         """No more marks."""
         for subscription in self._subscriptions:
@@ -123,19 +138,31 @@ def designation(
     """What is to be followed after a mark; on the tracking thread. Raises DesignationError."""
     newest = image_seen(0, history)
     # Tools stamp a click with its own time, which is later than that of any image.
-    held = newest if mark.stamp >= newest.stamp else image_seen(mark.stamp, history)
+    late = newest.stamp is None or mark.stamp >= newest.stamp
+    held = newest if late else image_seen(mark.stamp, history)
     scale = held.frame.width / (settings.click_image_width or held.frame.width)
     if mark.w is not None and mark.h is not None:
         box: Box = (mark.x * scale, mark.y * scale, mark.w * scale, mark.h * scale)
     else:
-        box = _box_of_click(mark, held, targets, scale, settings.click_size)
-    return Designation(box=box, stamp=held.stamp)
+        box = _box_around((mark.x * scale, mark.y * scale), held, targets, settings.click_size)
+    return Designation(box=box, stamp=held.stamp or 0)
 
 
-def _box_of_click(
-    mark: Mark, held: HeldFrame, targets: TargetSet, scale: float, size: float
+def fitted(
+    asked: Designation, targets: TargetSet, history: FrameHistory, size: float
+) -> Designation:
+    """The designation of a point, with a box in the place of it: fitted to what is there, or a
+    square of `size` pixels where that is above 0. Raises DesignationError.
+    """
+    held = image_seen(asked.stamp, history)
+    x, y, _, _ = full_resolution(replace(asked, box=(*asked.box[:2], 1.0, 1.0)), held)
+    box = _box_around((x, y), held, targets, size)
+    return replace(asked, box=box, stamp=held.stamp or 0, image_size=(0, 0), fit=False)
+
+
+def _box_around(
+    point: tuple[float, float], held: HeldFrame, targets: TargetSet, size: float
 ) -> Box:
-    point = (mark.x * scale, mark.y * scale)
     try:
         if size > 0:
             return square_around(held.frame, point, size)

@@ -30,12 +30,16 @@ _NAMESPACE = "mlkd"
 _PURPOSE = {
     "image": "The camera. Parameters `image_topic`, `image_transport`, `reliability`.",
     "camera_info": "Calibration, for `bearing`. Parameter `camera_info_topic`.",
+    "operator_view": "What operators look at, late as their video is: those images are kept for "
+    "designations on them. Published by a ground station.",
     "detections": "One message for every processed image, with its header; empty while there is no "
     "target in sight. `id` is stable, `score` is the calibrated confidence.",
     "status": "State, confidence, box, latency and counts, for every target and processed image.",
     "bearing": "Direction to every target with a box, while the camera's calibration is known.",
     "overlay": "Annotated picture. Made only while somebody subscribes.",
     "overlay/compressed": "The same as JPEG.",
+    "camera_settings": "How the camera's stored values become pictures, as JSON, for recorders and "
+    "viewers. Kept for those who come late.",
     "/diagnostics": "How the node is doing, once a second, in every lifecycle state.",
     "init_target": "Start to follow what an operator marked.",
     "stop": "Stop following one target, or all.",

@@ -30,22 +30,36 @@ from rclpy.lifecycle import (
     LifecycleState,
     TransitionCallbackReturn,
 )
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.task import Future
+from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.camera import CAMERA_TOPIC
+from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
-from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, Phase, Snapshot, diagnostic_statuses
+from mlkd_ros.node.diagnostics import (
+    CLOCKS_DIFFER,
+    EARLY,
+    Phase,
+    Snapshot,
+    clocks_differ,
+    diagnostic_statuses,
+)
 from mlkd_ros.node.extras import Extras
-from mlkd_ros.node.fallback import CpuFallback
-from mlkd_ros.node.history import HeldFrame
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.intake import Intake
-from mlkd_ros.node.parameters import ParameterError, Parameters
-from mlkd_ros.node.pointing import Mark, Pointing, designation
-from mlkd_ros.node.resume import TargetKeeper, default_path
-from mlkd_ros.node.targets import (
+from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
+from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
+from mlkd_ros.node.start import USAGE, StartError, start_ros
+from mlkd_ros.session.fallback import CpuFallback
+from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.session.resume import TargetKeeper, default_path
+from mlkd_ros.session.targets import (
     Code,
     Designated,
     Designation,
@@ -53,13 +67,24 @@ from mlkd_ros.node.targets import (
     TargetReport,
     TargetSet,
 )
-from mlkd_ros.node.worker import Command, NotRunningError, TrackingWorker
+from mlkd_ros.session.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
-from mlkd_ros.tracking import CheckpointError, EngineError, Tracker, load_tracker
-from mlkd_ros.tracking.encoding import UnusableImageError
+from mlkd_ros.tracking import (
+    CheckpointError,
+    EngineError,
+    Tracker,
+    choose_student,
+    load_tracker,
+)
 
 __all__ = ["TrackerNode", "main"]
+
+_DESCRIPTION = (
+    "Follows targets through the images of a camera: subscribes to image, publishes detections, "
+    "status and bearing, takes designations through init_target; all in namespace /mlkd unless "
+    "-r __ns:=/other is given. Lifecycle node; docs/interface.md has the rest."
+)
 
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
 
@@ -99,11 +124,14 @@ class TrackerNode(LifecycleNode):
         self._worker: TrackingWorker | None = None
         self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
         self._fallback: CpuFallback | None = None
+        #: File of the student that was loaded.
+        self._flown: Path | None = None
         self._keeper: TargetKeeper | None = None
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
         self._publishers_made: list[LifecyclePublisher] = []
-        self._logged_qos_problem = ""
+        self._camera_settings: Publisher[String] | None = None
+        self._logged_problems: set[str] = set()
         self._extras: Extras | None = None
         self._pointing: Pointing | None = None
         self._serve()
@@ -256,11 +284,14 @@ class TrackerNode(LifecycleNode):
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        self._fallback = None
+        self._fallback = self._flown = None
         self._declared.undeclare_presence()
         for publisher in self._publishers_made:
             self.destroy_lifecycle_publisher(publisher)
         self._publishers_made = []
+        if self._camera_settings is not None:
+            self.destroy_publisher(self._camera_settings)
+            self._camera_settings = None
         self._extras = self._pointing = None
         self._phase = Phase.UNCONFIGURED
 
@@ -287,6 +318,9 @@ class TrackerNode(LifecycleNode):
         settings = self._declared.settings
         self._extras = Extras(self, settings, self._intake.image_topic, self._publisher)
         self._pointing = Pointing(self, settings)
+        kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._camera_settings = self.create_publisher(String, CAMERA_TOPIC, kept)
+        self._camera_settings.publish(String(data=settings.camera.to_json()))
 
     def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
         """One that is silent until the node is active, and gone after cleanup."""
@@ -306,6 +340,7 @@ class TrackerNode(LifecycleNode):
             stamp=messages.nanoseconds(request.stamp),
             image_size=(request.image_width, request.image_height),
             target_id=request.target_id,
+            fit=request.fit,
         )
         try:
             self._check_active()
@@ -315,6 +350,7 @@ class TrackerNode(LifecycleNode):
         response.code = int(Code.SUCCESS)
         response.target_id = designated.report.target_id
         response.stamp = designated.start.header.stamp
+        response.box = [float(value) for value in designated.box]
         response.frames_caught_up = designated.frames_caught_up
         response.status = self._status_message(designated.newest, designated.report)
         response.message = self._outcome(designated)
@@ -436,9 +472,12 @@ class TrackerNode(LifecycleNode):
             self.get_logger().error(images.message if snapshot.silent else brief)
         elif changed is False:
             self.get_logger().info(f"images on {self._intake.topic} again")
-        if snapshot.qos_problem not in ("", self._logged_qos_problem):
-            self.get_logger().error(snapshot.qos_problem)
-        self._logged_qos_problem = snapshot.qos_problem
+        problems = {snapshot.qos_problem, snapshot.type_problem, snapshot.mark_problem} - {""}
+        for problem in sorted(problems - self._logged_problems):
+            self.get_logger().error(problem)
+        self._logged_problems = problems
+        if self._extras is not None:
+            self._extras.bearings.look()
 
     def _report(self) -> tuple[Snapshot, DiagnosticStatus]:
         """Publish the diagnostics; what they were made of, and the one about the images."""
@@ -481,7 +520,11 @@ class TrackerNode(LifecycleNode):
             bearing_problem=self._extras.bearings.problem if self._extras else "",
             bearing=self._extras.bearings.values() if self._extras else {},
             designated=self._pointing.values() if self._pointing else {},
-            extra={"images are": self._intake.kind},
+            clock_offset=monitor.clock_offset,
+            stamp_problem=self._intake.stamp_problem(),
+            type_problem=self._extras.bearings.type_problem() if self._extras else "",
+            mark_problem=self._pointing.type_problem() if self._pointing else "",
+            extra={"images are": self._intake.kind, **self._intake.stamp_values()},
         )
 
     # --- tracking thread ------------------------------------------------------------------------
@@ -496,15 +539,18 @@ class TrackerNode(LifecycleNode):
         targets = TargetSet(fallback.load(), settings.max_targets)
         if saved is not None and self._keeper is not None:
             self._keeper.restore(targets, saved)
-        weights = settings.checkpoint or "the student that ships with the package"
-        self.get_logger().info(f"ready: {targets.engine_name}, {weights}")
+        self.get_logger().info(f"ready: {targets.engine_name}, {self._flown}")
         return targets
 
     def _load_tracker(self, device: str, engine: str) -> Tracker:
         settings = self._declared.settings
-        return load_tracker(
-            settings.checkpoint or None, device=device, engine=engine, threads=settings.threads
+        # On another device the targets go on with the student they were followed with.
+        student = self._flown or choose_student(
+            settings.checkpoint or settings.student, device, engine
         )
+        tracker = load_tracker(student, device=device, engine=engine, threads=settings.threads)
+        self._flown = student
+        return tracker
 
     def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
         names = targets.forget(target_id)
@@ -515,14 +561,17 @@ class TrackerNode(LifecycleNode):
     def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
         worker, fallback = self._worker, self._fallback
         assert worker is not None and fallback is not None  # They run this.
-        duration = self._declared.settings.catch_up_duration
+        settings, history = self._declared.settings, self._intake.history
+        duration = settings.catch_up_duration
+        if designation.fit:
+            designation = fitted(designation, targets, history, settings.click_size)
         try:
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         except DesignationError as error:
             failed = error.code == Code.INTERNAL_ERROR
             if not failed or not fallback.recover(targets, error.__cause__):
                 raise
-            designated = targets.designate(designation, self._intake.history, duration)
+            designated = targets.designate(designation, history, duration)
         if self._keeper is not None:
             self._keeper.save(targets)
         worker.caught_up(targets, designated.newest, designated.report)
@@ -570,17 +619,19 @@ class TrackerNode(LifecycleNode):
     def _latency(self, held: HeldFrame) -> float:
         """Seconds from the image's stamp to now; NaN when that cannot be known.
 
-        So it is while sim time has not begun, or has begun again since the image arrived.
+        So it is while sim time has not begun, or has begun again since the image arrived, and while
+        the stamps are none, stand still, or are of another clock.
         """
         if held.number <= self._intake.monitor.of_another_time or self._clock_missing():
             return math.nan
+        if held.stamp is None or held.finding:
+            return math.nan
         latency = (self.get_clock().now().nanoseconds - held.stamp) * 1e-9
-        if abs(latency) > CLOCKS_DIFFER:
-            self.get_logger().warning(
-                f"image stamps on {self._intake.topic} and this node's clock differ by "
-                f"{latency:.0f} s: set use_sim_time for a replay, or synchronise the clocks",
-                once=True,
-            )
+        differ = not EARLY <= latency <= CLOCKS_DIFFER
+        self._intake.monitor.clock_offset = latency if differ else math.nan
+        if differ:
+            self.get_logger().warning(clocks_differ(self._intake.topic, latency), once=True)
+            return math.nan
         return latency
 
     def _clock_missing(self) -> bool:
@@ -601,11 +652,12 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
+    take_no_arguments("tracker", _DESCRIPTION, described_parameters(), args)
     leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
-    rclpy.init(args=list(args) if args is not None else None)
     node: TrackerNode | None = None
     try:
+        start_ros(args, "tracker")
         node = TrackerNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -614,9 +666,9 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ParameterError, ParameterException) as error:
-        rclpy.logging.get_logger("tracker").fatal(str(error))
-        return 1
+    except (StartError, ParameterError, ParameterException) as error:
+        print(f"tracker: {error}", file=sys.stderr)
+        return USAGE
     except Exception:
         # Told to end while it took a message: rclpy finds its context gone in the middle of it.
         if rclpy.ok():

@@ -34,7 +34,7 @@ from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.evaluation.streaming import score_bag
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
-from mlkd_ros.node.recorder import Options, Recorder
+from mlkd_ros.recording.recorder import Options, Recorder
 from mlkd_ros.share import fastdds_environment, share_directory, use_fastdds_profile
 from mlkd_ros.simulation.demo_report import Flight, evaluate, write_report
 from mlkd_ros.srv import InitTarget

@@ -14,14 +14,16 @@ import numpy as np
 from vision_msgs.msg import Detection2DArray
 
 from mlkd_ros.evaluation.metrics import Scores, score
+from mlkd_ros.imaging.drawing import LIGHT, STATE_COLOURS, draw_corners, draw_label
+from mlkd_ros.imaging.images import write_image
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message
-from mlkd_ros.node.recorder import IMAGE_TOPIC
+from mlkd_ros.recording.recorder import IMAGE_TOPIC
 from mlkd_ros.tracking import TrackState
 from mlkd_ros.tracking.geometry import iou
 
 if TYPE_CHECKING:
-    from mlkd_ros.data.sources import SourceFrame
+    from mlkd_ros.imaging.sources import SourceFrame
 
 __all__ = ["Figures", "Flight", "evaluate", "write_report"]
 
@@ -34,13 +36,8 @@ GROWTH = 1.5
 
 _SHEET = (4, 3)  # pictures across and down
 _SHEET_WIDTH_PX = 480
-_WHITE, _GREY = (235, 235, 235), (150, 150, 150)
-_COLOURS = {
-    TrackState.TRACKING: (120, 230, 90),
-    TrackState.UNCERTAIN: (60, 190, 255),
-    TrackState.LOST: (90, 90, 255),
-    TrackState.GIVEN_UP: (170, 170, 170),
-}
+#: Of the truth.
+_GREY = (150, 150, 150)
 
 
 @dataclass(frozen=True)
@@ -168,37 +165,28 @@ def write_report(flight: Flight, figures: Figures, output: Path, namespace: str)
 
 
 def _write_pictures(flight: Flight, output: Path, topic: str) -> None:
-    from mlkd_ros.data.sources import open_source
+    from mlkd_ros.imaging.sources import open_source
+    from mlkd_ros.imaging.video import VideoWriter
 
     last = max(flight.statuses, default=0)  # nothing is known of later images
     with open_source(output / "bag", topic=topic) as source:
-        stamps = [stamp for frame in source if (stamp := frame.nanoseconds) <= last]
-    if len(stamps) < 2:
-        raise ValueError(f"{output / 'bag'}: holds {len(stamps)} images, too few for a video")
-    rate = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * 1e-9)
+        count = sum(frame.time <= last for frame in source)
+    if count < 2:
+        raise ValueError(f"{output / 'bag'}: holds {count} images, too few for a video")
     across, down = _SHEET
-    chosen = set(np.linspace(0, len(stamps) - 1, across * down).round().astype(int).tolist())
+    chosen = set(np.linspace(0, count - 1, across * down).round().astype(int).tolist())
     sheet: list[np.ndarray] = []
-    video: cv2.VideoWriter | None = None
-    with open_source(output / "bag", topic=topic) as source:
-        pictures = itertools.islice(_annotated(flight, source), len(stamps))
+    with (
+        open_source(output / "bag", topic=topic) as source,
+        VideoWriter(output / "flight.mp4") as video,
+    ):
+        pictures = itertools.islice(_annotated(flight, source), count)
         for number, (frame, picture) in enumerate(pictures):
-            if video is None:
-                video = _video(output / "flight.mp4", rate, frame.image.shape)
-            video.write(picture)
+            video.write(picture, frame.time)
             if number in chosen:
                 sheet.append(_small(picture))
-    if video is not None:
-        video.release()
     rows = [np.hstack(sheet[i : i + across]) for i in range(0, len(sheet) - across + 1, across)]
-    cv2.imwrite(str(output / "contact_sheet.png"), np.vstack(rows))
-
-
-def _video(path: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise OSError(f"{path}: this OpenCV cannot write MPEG-4 video")
-    return writer
+    write_image(output / "contact_sheet.png", np.vstack(rows))
 
 
 def _small(picture: np.ndarray) -> np.ndarray:
@@ -210,55 +198,25 @@ def _annotated(flight: Flight, source: Any) -> Iterator[tuple[SourceFrame, np.nd
     """The recorded images, with what the tracker said about each."""
     first: float | None = None
     for frame in source:
-        first = frame.stamp if first is None else first
+        first = frame.seconds if first is None else first
         picture = frame.image.copy()
-        if frame.nanoseconds in flight.statuses:
-            _annotate(picture, flight, frame.nanoseconds)
-        _write(picture, f"{frame.stamp - first:5.1f} s", (16, picture.shape[0] - 18), _WHITE)
+        if frame.stamp in flight.statuses:
+            _annotate(picture, flight, frame.stamp)
+        draw_label(picture, f"{frame.seconds - first:5.1f} s", 16, picture.shape[0] - 18)
         yield frame, picture
 
 
 def _annotate(picture: np.ndarray, flight: Flight, stamp: int) -> None:
     status = flight.statuses[stamp]
-    state = TrackState(status.state)
-    colour = _COLOURS.get(state, _WHITE)
+    colour = STATE_COLOURS.get(status.state, LIGHT)
     if stamp in flight.truth and (true_box := flight.true_box(stamp)) is not None:
-        _corners(picture, true_box, _GREY, 1)
-    text = f"{state.name}  {status.confidence:.2f}  {status.latency * 1e3:.0f} ms"
-    _write(picture, text, (16, 34), colour)
+        draw_corners(picture, true_box, _GREY, 1)
+    name = TrackState(status.state).name.replace("_", " ")
+    text = f"{name}  {status.confidence:.2f}  {status.latency * 1e3:.0f} ms"
+    draw_label(picture, text, 16, 34, colour)
     box = flight.found_box(stamp)
     if box is not None:
-        x, y, w, h = (round(value) for value in box)
-        cv2.rectangle(picture, (x, y), (x + w, y + h), colour, 2, cv2.LINE_AA)
-
-
-def _corners(
-    picture: np.ndarray,
-    box: tuple[float, float, float, float],
-    colour: tuple[int, int, int],
-    thickness: int,
-) -> None:
-    """Only the corners, so that the tracker's box stays legible."""
-    left, top, right, bottom = (
-        round(v) for v in (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    )
-    size = max(4, round(min(box[2], box[3]) / 5))
-    for x, y, dx, dy in (
-        (left, top, 1, 1),
-        (right, top, -1, 1),
-        (left, bottom, 1, -1),
-        (right, bottom, -1, -1),
-    ):
-        cv2.line(picture, (x, y), (x + dx * size, y), colour, thickness)
-        cv2.line(picture, (x, y), (x, y + dy * size), colour, thickness)
-
-
-def _write(
-    picture: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]
-) -> None:
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.75
-    cv2.putText(picture, text, place, font, scale, (0, 0, 0), 4, cv2.LINE_AA)
-    cv2.putText(picture, text, place, font, scale, colour, 2, cv2.LINE_AA)
+        draw_corners(picture, box, colour)
 
 
 def _write_plot(figures: Figures, path: Path) -> None:

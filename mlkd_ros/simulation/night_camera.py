@@ -36,10 +36,12 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import box_to_message
+from mlkd_ros.node.start import start_ros, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.simulation.gimbal import SimulatedGimbal
 
 __all__ = ["NightCamera", "camera_info", "ground_truth", "main"]
@@ -67,6 +69,10 @@ class _Declared:
     choices: tuple[str, ...] = ()
 
 
+_DESCRIPTION = (
+    "The camera of a UAV on a rendered night flight: publishes image (bgr8), camera_info and "
+    "ground_truth, in namespace /mlkd unless -r __ns:=/other is given."
+)
 _PARAMETERS = (
     _Declared(
         "scenario",
@@ -276,13 +282,16 @@ def _spin(executor: SingleThreadedExecutor) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
+    described = [(one.name, one.default, one.description) for one in _PARAMETERS]
+    take_no_arguments("night_camera", _DESCRIPTION, described, args)
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other core
     leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
     node = None
     try:
+        start_ros(args, "night_camera")
         node = NightCamera()
+        warn_of_unknown(node)
         _run(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 __all__ = ["TOKEN_VARIABLE", "Access", "choose_token", "is_loopback"]
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 TOKEN_VARIABLE = "MLKD_STATION_TOKEN"
 _SHORTEST_TOKEN, _LONGEST_TOKEN = 16, 256
 _TOKEN_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -58,11 +59,15 @@ def _checked(token: str, source: str) -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """The rules. `token` empty: none is needed. `hosts`: names that Host may have, besides IPs."""
+    """The rules. `token` empty: none is needed. `hosts`: names that Host may have, besides IPs.
+
+    `named`: those of them that somebody gave, for a proxy that pages come through.
+    """
 
     token: str
     loopback_only: bool
     hosts: frozenset[str]
+    named: frozenset[str] = frozenset()
 
     @classmethod
     def rules(cls, bind: str, token: str, names: tuple[str, ...] = ()) -> Access:
@@ -72,7 +77,7 @@ class Access:
         if not loopback:
             own = socket.gethostname().lower()
             hosts |= {own, f"{own.split('.')[0]}.local"}
-        return cls(token, loopback, frozenset(hosts))
+        return cls(token, loopback, frozenset(hosts), frozenset(name.lower() for name in names))
 
     def known_host(self, host: str) -> bool:
         """Whether a Host header (`name`, `name:port`) names this server.
@@ -90,13 +95,22 @@ class Access:
         return address.is_loopback or not self.loopback_only
 
     def own_page(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request that changes something comes from a page of this very server."""
-        origin = urlsplit(headers.get("Origin", ""))
-        same = (
-            origin.scheme in ("http", "https")
-            and origin.netloc.lower() == headers.get("Host", "").lower()
-        )
-        return same and headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+        """Whether a request that changes something comes from a page of this very server.
+
+        A proxy may leave the port out of Host, put its scheme's into it, or write our own address
+        there; then the page's name has to be one that was given to us.
+        """
+        if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            return False
+        try:
+            origin, host = urlsplit(headers.get("Origin", "")), urlsplit(f"//{headers['Host']}")
+            ports = origin.port or _DEFAULT_PORTS[origin.scheme], host.port
+        except (KeyError, ValueError):  # no such header, no such scheme, no port
+            return False
+        if not origin.hostname:
+            return False
+        same = origin.hostname == host.hostname and ports[1] in (ports[0], None)
+        return same or origin.hostname in self.named
 
     def may_enter(self, given: str) -> bool:
         """Whether a token is ours, compared in constant time."""

@@ -109,15 +109,32 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     video.add_argument(
         "--width",
         type=lambda text: _whole(text, 160, 3840),
-        default=960,
+        default=1280,
         metavar="PIXELS",
-        help="greatest width of the pictures in the page (default 960)",
+        help="greatest width of the pictures in the page; a page is sent no larger ones than it "
+        "shows, and smaller ones on a slow link (default 1280)",
     )
     video.add_argument(
         "--quality",
         type=lambda text: _whole(text, 10, 95),
         default=70,
-        help="of the pictures in the page, JPEG, 10 to 95 (default 70)",
+        help="of the pictures in the page where they are JPEGs, 10 to 95 (default 70)",
+    )
+    video.add_argument(
+        "--video",
+        choices=("auto", "jpeg"),
+        default="auto",
+        help="auto: H.264 for browsers that can, where PyAV is installed (pip install "
+        "'mlkd-ros[video]'), else JPEG (default auto)",
+    )
+    files = parser.add_argument_group("recording")
+    files.add_argument(
+        "--recordings",
+        type=str,
+        default="flights",
+        metavar="FOLDER",
+        help="where recordings and snapshots that the page asks for are kept on this machine; "
+        "empty: neither can be made (default flights)",
     )
 
 
@@ -183,9 +200,17 @@ def _video(options: argparse.Namespace) -> Video:
         validate_topic_name(topic)
     except InvalidTopicNameException as error:
         raise ValueError(f"--image '{options.image}' is not a topic: {error}") from error
-    return Video(
-        topic, compressed, options.reliability, options.rate, options.width, options.quality
-    )
+    return Video(topic, compressed, options.reliability, options.rate)
+
+
+def _recorder_arguments(options: argparse.Namespace, namespace: str) -> list[str]:
+    """Of the executable `recorder`: the same camera and tracker as the page's."""
+    compressed = ["--compressed"] if options.image_transport == "compressed" else []
+    return [
+        *compressed,
+        *("--ros-args", "-r", f"__ns:={namespace}"),
+        *("-r", f"image:={options.image.removesuffix('/compressed')}"),
+    ]
 
 
 async def _serve(options: argparse.Namespace, access: Access, token_source: str) -> int:
@@ -204,7 +229,17 @@ async def _serve(options: argparse.Namespace, access: Access, token_source: str)
     def watched(value: bool) -> None:
         ros.node.watched = value
 
-    clients = Clients(options.max_clients, watched)
+    def unusable(text: str) -> None:
+        ros.node.problem = f"unusable image: {text}" if text else ""
+
+    clients = Clients(
+        options.max_clients,
+        (options.width, options.rate, options.quality),
+        watched,
+        lambda sent, oldest: ros.tell_view(sent, oldest),
+        unusable,
+        h264=options.video == "auto",
+    )
 
     def publish(event: Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended before the node
@@ -215,7 +250,14 @@ async def _serve(options: argparse.Namespace, access: Access, token_source: str)
     with ros:
         listening = _listen(options.bind, options.port)
         port = listening.getsockname()[1]
-        server = Server(ros, access, clients, f"mlkd_station_{port}")
+        server = Server(
+            ros,
+            access,
+            clients,
+            f"mlkd_station_{port}",
+            Path(options.recordings) if options.recordings else None,
+            _recorder_arguments(options, ros.node.get_namespace()),
+        )
         # No access log: it would have the token of the first visit in it.
         runner = web.AppRunner(server.application, access_log=None, shutdown_timeout=2.0)
         await runner.setup()

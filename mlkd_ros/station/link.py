@@ -2,7 +2,8 @@
 """The ROS side of the web ground station: a node, and the thread that it lives in.
 
 What the node learns goes to one callback, called in its thread, as `Picture`, `Status` and `Link`.
-What is asked of it comes through `RosThread`, from the event loop of the server.
+What is asked of it comes through `RosThread`, from the event loop of the server. Pictures are not
+decoded here: each page is sent what its link takes (`clients`, `pace`, `picture`).
 
 A picture is shown together with what the tracker says of that very image: the node holds images
 back until the tracker's status of one arrives (it is some 20 ms behind), and shows that one. When
@@ -16,6 +17,7 @@ import contextlib
 import math
 import threading
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +34,12 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node.messages import nanoseconds
+from mlkd_ros.msg import OperatorView, TrackStatus
+from mlkd_ros.node.messages import nanoseconds, time_message
+from mlkd_ros.node.start import start_ros
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.calls import constant_name, discovery_hint
-from mlkd_ros.station.picture import JpegEncoder
-from mlkd_ros.tracking.encoding import UnusableImageError
+from mlkd_ros.station.tracker_watch import MISSING, TrackerWatch
 
 __all__ = ["CallError", "Event", "Link", "Picture", "RosThread", "StationNode", "Status", "Video"]
 
@@ -51,37 +53,46 @@ _HELD_IMAGES = 60
 #: Seconds that rates are averages over.
 _RATE_WINDOW = 2.0
 _SHUTDOWN_S = 10.0
+#: Seconds beyond which an age is not an age but two clocks.
+_CLOCKS_DIFFER = 60.0
+#: Seconds after which DDS has forgotten who did not say good-bye.
+_DDS_FORGETS = 25.0
 
 
 @dataclass(frozen=True)
 class Video:
-    """What pictures the page gets. `topic` is relative to the node's namespace, or absolute."""
+    """Where pictures come from. `topic` is relative to the node's namespace, or absolute; `rate` is
+    the most that any page is shown, in Hz.
+    """
 
     topic: str = "image"
     compressed: bool = False
     reliability: str = "auto"
     rate: float = 15.0
-    max_width: int = 960
-    quality: int = 70
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A camera image to show. `age` is seconds from its stamp to `sent` (steady clock, seconds)."""
+    """A camera image to show, with what the tracker says of it.
+
+    `age` is seconds from its stamp to `received` (steady clock, seconds), None where the clocks
+    differ. `statuses` by target; those of the last targets may be added a moment later.
+    """
 
     stamp: int
-    jpeg: bytes
-    size: tuple[int, int]
-    image_size: tuple[int, int]
-    age: float
-    sent: float
+    message: Image | CompressedImage
+    age: float | None
+    received: float
+    statuses: dict[str, Status]
 
 
 @dataclass(frozen=True)
 class Status:
     """What the tracker says of one target on the image with that stamp; state IDLE: no target.
 
-    `box` is x, y, w, h in pixels of the camera image, None unless the target is seen.
+    `box` is x, y, w, h in pixels of the camera image, None unless the target is seen. `expected` is
+    where a target out of sight should be, as centre x, y in those pixels, and `covariance` of that
+    place, row by row in pixels^2. None is what the tracker cannot know: JSON has no NaN.
     """
 
     stamp: int
@@ -90,24 +101,32 @@ class Status:
     confidence: float
     box: tuple[float, float, float, float] | None
     image_size: tuple[int, int]
-    latency: float | None  # None when the tracker cannot know it: JSON has no NaN.
+    latency: float | None
     reacquisitions: int
+    expected: tuple[float, float] | None = None
+    covariance: tuple[float, float, float, float] | None = None
+    seconds_lost: float | None = None
+    seconds_to_give_up: float | None = None
 
 
 @dataclass(frozen=True)
 class Link:
     """Who is there, and how fast. `silence`: seconds since the last image, None before the first.
 
-    Rates in Hz; `drop_share` is the share of images that the tracker did not look at, 0 to 1.
-    `problem` says what is wrong, empty if nothing is.
+    `tracker` is `missing` (never heard, or said good-bye), `gone` (was there, and is silent),
+    `waiting` (there, but says nothing of images; `phase` says why not) or `live`. Rates in Hz;
+    `drop_share` is the share of images that the tracker did not look at, 0 to 1. `problem` says
+    what is wrong with the video, `conflict` who is there twice; empty if nothing is wrong.
     """
 
     namespace: str
     topic: str
-    tracker: bool
+    tracker: str
+    phase: str
     publishers: int
     silence: float | None
     problem: str
+    conflict: str
     hint: str
     camera_rate: float
     tracker_rate: float
@@ -153,21 +172,25 @@ class StationNode(Node):
         self.watched = False
         self._publish = publish
         self._video = video
-        self._encoder = JpegEncoder(video.max_width, video.quality)
         self._images: Subscription[Any] | None = None
         self._asked = ReliabilityPolicy.BEST_EFFORT
         self._topic = self.resolve_topic_name(video.topic)
         self._held: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._held_bytes = 0
-        self._spoken_of: deque[int] = deque(maxlen=_HELD_IMAGES)
+        self._spoken_of: OrderedDict[int, dict[str, Status]] = OrderedDict()
         self._matched = -_PATIENCE
         self._shown = -1
         self._next_picture = 0.0
         self._last_image: float | None = None
-        self._problem = ""
         self._camera, self._tracker = _Rate(), _Rate()
         self._counts: deque[tuple[float, int, int]] = deque()
+        self._watch = TrackerWatch(self)
+        self._cameras_since = time.monotonic()
+        #: What cannot be shown, and why; set by who decodes the pictures.
+        self.problem = ""
         self.create_subscription(TrackStatus, "status", self._on_status, 50)
+        self._name = f"{self.get_fully_qualified_name()} {uuid.uuid4().hex[:8]}"
+        self._views = self.create_publisher(OperatorView, "operator_view", 10)
         self.init_target: Any = self.create_client(InitTarget, "init_target")
         self.stop: Any = self.create_client(StopTarget, "stop")
         self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -199,11 +222,17 @@ class StationNode(Node):
 
     def _on_status(self, message: TrackStatus) -> None:
         stamp = nanoseconds(message.header.stamp)
-        if not self._spoken_of or self._spoken_of[-1] != stamp:
-            self._spoken_of.append(stamp)
+        status = _status(stamp, message)
+        said = self._spoken_of.get(stamp)
+        if said is None:
+            said = self._spoken_of[stamp] = {}
             self._tracker.count()
             self._count(message)
-        self._publish(_status(stamp, message))
+            while len(self._spoken_of) > _HELD_IMAGES:
+                self._spoken_of.popitem(last=False)
+        self._watch.heard(twice=status.target_id in said)
+        said[status.target_id] = status
+        self._publish(status)
         if stamp == self._shown or stamp in self._held:
             self._matched = time.monotonic()
         if stamp in self._held:
@@ -228,35 +257,54 @@ class StationNode(Node):
         # A little early is better than an image too late: the rates of camera and page may match.
         self._next_picture = max(self._next_picture, now - 0.5 / self._video.rate)
         self._next_picture += 1.0 / self._video.rate
-        try:
-            jpeg = self._encoder.encode(message)
-        except UnusableImageError as error:
-            self._problem = f"unusable image on {self._topic}: {error}"
-            return
-        self._problem = ""
         age = (self.get_clock().now().nanoseconds - stamp) * 1e-9
-        self._publish(Picture(stamp, jpeg.data, jpeg.size, jpeg.image_size, age, time.monotonic()))
+        known = age if abs(age) < _CLOCKS_DIFFER else None
+        said = self._spoken_of.get(stamp, {})
+        self._publish(Picture(stamp, message, known, now, said))
+
+    def tell_view(self, sent: Sequence[int], oldest: int | None) -> None:
+        """Tell the tracker what is on screens. Executor's thread only."""
+        message = OperatorView(station=self._name, oldest=time_message(oldest or 0))
+        message.sent = [time_message(stamp) for stamp in sent]
+        self._views.publish(message)
 
     # --- who is there ---------------------------------------------------------------------------
 
     def _on_tick(self) -> None:
         publishers = self.get_publishers_info_by_topic(self._topic)
         self._subscribe(publishers)
-        found = self.init_target.service_is_ready()
         silence = None if self._last_image is None else time.monotonic() - self._last_image
+        state = self._watch.state(self.init_target.service_is_ready(), self._tracker.hertz() > 0)
         self._publish(
             Link(
                 namespace=self.get_namespace(),
                 topic=self._topic,
-                tracker=found,
+                tracker=state,
+                phase=self._watch.phase,
                 publishers=len(publishers),
                 silence=silence,
-                problem=self._problem or self._wrong_type(publishers),
-                hint="" if found else self._hint(),
+                problem=self.problem or self._wrong_type(publishers),
+                conflict=self._watch.conflict() or self._two_cameras(publishers),
+                hint=self._hint() if state == MISSING else "",
                 camera_rate=self._received_rate() or self._camera.hertz(),
                 tracker_rate=self._tracker.hertz(),
                 drop_share=self._drop_share(),
             )
+        )
+
+    def _two_cameras(self, publishers: Sequence[Any]) -> str:
+        """Who publishes on the image topic beside the camera; empty where nobody does.
+
+        A camera that was killed stays in the graph until DDS misses it.
+        """
+        if len(publishers) < 2:
+            self._cameras_since = time.monotonic()
+        if time.monotonic() - self._cameras_since < _DDS_FORGETS:
+            return ""
+        names = sorted(_full_name(one) for one in publishers)
+        return (
+            f"{len(names)} cameras publish on {self._topic}: {', '.join(names)}. The video jumps "
+            "between them and nothing can be followed: give each a topic of its own."
         )
 
     def _subscribe(self, publishers: Sequence[Any]) -> None:
@@ -313,7 +361,7 @@ class StationNode(Node):
         """
         if not client.service_is_ready():
             service = self.resolve_service_name(client.srv_name)
-            answered(CallError(f"Tracker not found: no service {service}. {self._hint()}"))
+            answered(CallError(f"no service {service}: the tracker is not there. {self._hint()}"))
             return None
         future = client.call_async(request)
         future.add_done_callback(lambda done: answered(done.exception() or done.result()))
@@ -336,8 +384,20 @@ def _reliability(wanted: str, publishers: Sequence[Any]) -> ReliabilityPolicy:
     )
 
 
+def _full_name(endpoint: Any) -> str:
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
+def _known(*values: float) -> tuple[float, ...] | None:
+    return tuple(map(float, values)) if all(map(math.isfinite, values)) else None
+
+
 def _status(stamp: int, message: TrackStatus) -> Status:
     seen = message.width > 0 and message.height > 0
+    lost = message.state == TrackStatus.LOST
+    expected: Any = _known(message.expected_x, message.expected_y)
+    spread: Any = _known(*message.expected_covariance)
+    since, left = _known(message.seconds_lost), _known(message.seconds_to_give_up)
     return Status(
         stamp=stamp,
         target_id=message.target_id,
@@ -347,6 +407,10 @@ def _status(stamp: int, message: TrackStatus) -> Status:
         image_size=(message.image_width, message.image_height),
         latency=float(message.latency) if math.isfinite(message.latency) else None,
         reacquisitions=message.reacquisitions,
+        expected=expected if lost else None,
+        covariance=spread if lost and expected and any(spread or ()) else None,
+        seconds_lost=since[0] if lost and since else None,
+        seconds_to_give_up=left[0] if lost and left else None,
     )
 
 
@@ -365,8 +429,9 @@ class RosThread:
     ) -> None:
         self._context = rclpy.Context()
         # Ctrl-C is the server's: it ends first.
-        rclpy.init(
-            args=list(arguments),
+        start_ros(
+            list(arguments),
+            "ground_station",
             context=self._context,
             signal_handler_options=SignalHandlerOptions.NO,
         )
@@ -389,6 +454,10 @@ class RosThread:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
 
+    def tell_view(self, sent: Sequence[int], oldest: int | None) -> None:
+        """`StationNode.tell_view`, from any thread."""
+        self._executor.create_task(self.node.tell_view, list(sent), oldest)
+
     async def call(self, client: Client[Any, Any], request: Any, timeout: float) -> Any:
         """Call a service of the tracker from the event loop. Raises CallError."""
         loop = asyncio.get_running_loop()
@@ -408,8 +477,8 @@ class RosThread:
         except asyncio.TimeoutError:
             self._executor.create_task(_forget, client, pending)
             raise CallError(
-                f"The tracker's service {client.srv_name} did not answer within {timeout:g} s: it "
-                "has ended, or is stuck; its log may say more."
+                f"The tracker did not answer within {timeout:g} s: it has ended, or is stuck "
+                f"(service {client.srv_name}; its log may say more)."
             ) from None
         if isinstance(result, Exception):
             raise result if isinstance(result, CallError) else CallError(str(result))

@@ -4,13 +4,14 @@ code.
 """
 
 from .checkpoint import CheckpointError
-from .engine import EngineError
+from .engine import EngineError, choose_student
+from .existence import TrackState
 from .geometry import BoxOutsideImageError, InvalidBoxError
-from .presence import TrackState
-from .settings import PresenceSettings, TrackerSettings
+from .settings import BeliefSettings, PresenceSettings, TrackerSettings
 from .tracker import TargetRecord, Tracker, TrackResult, load_tracker, update_together
 
 __all__ = [
+    "BeliefSettings",
     "BoxOutsideImageError",
     "CheckpointError",
     "EngineError",
@@ -21,6 +22,7 @@ __all__ = [
     "TrackState",
     "Tracker",
     "TrackerSettings",
+    "choose_student",
     "load_tracker",
     "update_together",
 ]

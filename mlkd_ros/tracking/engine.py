@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runtimes of a student behind one small interface: windows of a frame in, best candidates out.
+"""Runtimes of a student behind one small interface: windows of a frame in, peaks out.
 
 ============== ============================= =====================================================
 engine         where                         what it runs
@@ -24,13 +24,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .candidates import STUDENT_SHAPES, Ranking, StudentShape
-from .checkpoint import Checkpoint, CheckpointError
-from .frame import BgrFrame, Frame
+from ..imaging.frame import BgrFrame, Frame
+from .candidates import PEAKS, STUDENT_SHAPES, PeakFinder, StudentShape
+from .checkpoint import STUDENTS, Checkpoint, CheckpointError, shipped_student
 from .geometry import CropWindow, crop
 from .settings import TrackerSettings
 
@@ -58,20 +59,20 @@ class EngineError(RuntimeError):
 class Region:
     """A place to look for a target.
 
-    width, height: the target's last size in image pixels. influence: share of the cosine window in
-    the ranking, 0..1.
+    width, height: the target's last size in image pixels. deviation: of its place about the
+    window's middle, in image pixels.
     """
 
     window: CropWindow
     template: Template
     width: float
     height: float
-    influence: float
+    deviation: float
 
     def prior(self) -> tuple[float, float, float]:
-        """What the ranking takes: last width and height in patch pixels, and the influence."""
+        """What the ranking takes: the same three in patch pixels."""
         scale = self.window.scale
-        return self.width / scale, self.height / scale, self.influence
+        return self.width / scale, self.height / scale, self.deviation / scale
 
 
 def shape_of(checkpoint: Checkpoint) -> StudentShape:
@@ -116,8 +117,8 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def locate(self, frame: Frame, regions: Sequence[Region]) -> np.ndarray:
-        """The best candidate in each region of one frame, ``(N, 6)`` floats: centre x, y, width and
-        height in patch pixels, score and penalty factor (``candidates.Ranking``).
+        """The peaks in each region of one frame, the best first, ``(N, PEAKS, 6)`` floats: centre
+        x, y, width and height in patch pixels, logit and rank (``candidates.PeakFinder``).
         """
 
     def warm_up(self) -> None:
@@ -127,7 +128,7 @@ class Engine(abc.ABC):
         side = self.shape.search_size
         frame = BgrFrame(np.zeros((side, side, 3), np.uint8))
         for size in self.search_sizes:
-            region = Region(CropWindow(0, 0, size, size), template, 40.0, 40.0, 0.4)
+            region = Region(CropWindow(0, 0, size, size), template, 40.0, 40.0, 20.0)
             for _ in range(3):
                 self.locate(frame, [region])
 
@@ -144,8 +145,8 @@ class MapEngine(Engine):
 
     def __init__(self, shape: StudentShape, settings: TrackerSettings) -> None:
         super().__init__(shape, settings)
-        self._rankings = {
-            size: Ranking(shape, settings.penalty_k, size=size) for size in shape.search_sizes
+        self._finders = {
+            size: PeakFinder(shape, settings.belief, size=size) for size in shape.search_sizes
         }
         self._patches: dict[int, np.ndarray] = {}
         self._joined: tuple[list[Template], Template] = ([], ())
@@ -162,7 +163,7 @@ class MapEngine(Engine):
         sizes = {region.window.size for region in regions}
         if len(sizes) == 1:
             return self._locate(frame, regions)
-        found = np.empty((len(regions), 6), np.float32)
+        found = np.empty((len(regions), PEAKS, 6), np.float32)
         for size in sorted(sizes):
             members = [i for i, region in enumerate(regions) if region.window.size == size]
             found[members] = self._locate(frame, [regions[i] for i in members])
@@ -178,7 +179,7 @@ class MapEngine(Engine):
         if len(maps) > 1:
             logits, regression = (np.concatenate(parts) for parts in zip(*maps, strict=True))
         prior = np.array([region.prior() for region in regions], np.float32)
-        found: np.ndarray = self._rankings[regions[0].window.size].best(logits, regression, prior)
+        found: np.ndarray = self._finders[regions[0].window.size].find(logits, regression, prior)
         return found
 
     def _maps(self, frame: Frame, regions: Sequence[Region]) -> tuple[np.ndarray, np.ndarray]:
@@ -432,7 +433,12 @@ class TorchEngine(MapEngine):
     batch = 16
 
     def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
-        import torch
+        try:
+            import torch
+        except ImportError:
+            raise EngineError(
+                "engine torch is not installed: pip install 'mlkd-ros[cuda]', or use onnxruntime"
+            ) from None
 
         from .network import fuse_batch_norm
 
@@ -499,7 +505,14 @@ def resolve_device(device: str) -> str:
     name, _, index = device.partition(":")
     if device != "auto" and (name != "cuda" or not (index.isdigit() or index == "")):
         raise EngineError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
-    import torch
+    try:
+        import torch
+    except ImportError:
+        if device == "auto":
+            return "cpu"
+        raise EngineError(
+            f"device {device!r} needs PyTorch: pip install 'mlkd-ros[cuda]', or use cpu"
+        ) from None
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     wanted = int(index or 0)
@@ -510,6 +523,30 @@ def resolve_device(device: str) -> str:
     raise EngineError(
         f"device {device!r}: PyTorch {torch.__version__} sees {count} CUDA devices; use cpu or auto"
     )
+
+
+def choose_student(
+    student: str | os.PathLike[str] | None = None, device: str = "auto", engine: str = "auto"
+) -> Path:
+    """File of the student to fly: ``fast``, ``accurate``, a path, or ``auto`` (also empty or None).
+
+    ``auto`` takes the accurate one where a GPU runs it, on which its cost does not show, and the
+    fast one on a CPU. CheckpointError names a word that is neither; EngineError is
+    ``resolve_device``'s.
+    """
+    name = os.fspath(student or "auto")
+    if name == "auto":
+        cpu_only = engine in ("onnxruntime", "openvino")
+        name = "fast" if cpu_only or resolve_device(device) == "cpu" else "accurate"
+    if name in STUDENTS:
+        return shipped_student(name)
+    path = Path(name)
+    if not path.suffix and path.name == name and not path.exists():
+        known = ", ".join(STUDENTS)
+        raise CheckpointError(
+            f"student {name!r} is unknown: use auto, {known}, or the path of a .safetensors file"
+        )
+    return path
 
 
 def _require_graphs(checkpoint: Checkpoint, engine: str, package: str) -> None:

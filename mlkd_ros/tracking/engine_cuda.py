@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA engine: pixels of the search windows up, six floats a window down, once a frame.
+"""The CUDA engine: pixels of the search windows up, a few peaks a window down, once a frame.
 
 A frame's way: the visible pixels of every window are packed behind a small header into pinned
 memory, one copy takes them to the device, one CUDA graph crops, resizes, normalises, runs the
-network and ranks the candidates, one copy brings the best ones back, and there is one
+network and finds the peaks, one copy brings them back, and there is one
 synchronisation. The same step runs eagerly on any device, the CPU included, which is how it is
 tested; where a graph cannot be captured it runs eagerly on CUDA too.
 """
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .candidates import Ranking, StudentShape
+from ..imaging.frame import Frame
+from .candidates import PEAKS, PeakFinder, StudentShape
 from .checkpoint import Checkpoint
 from .engine import Engine, Region, Template, load_student, shape_of
-from .frame import Frame
 from .fused import fuse
 from .geometry import crop, visible
+from .settings import BeliefSettings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,29 +41,29 @@ _HEADER = MAX_BATCH * _FIELDS * 8
 
 
 class SearchStep(nn.Module):
-    """Bytes of packed windows and their templates in, best candidates out, all on one device."""
+    """Bytes of packed windows and their templates in, peaks out, all on one device."""
 
     def __init__(
-        self, student: nn.Module, shape: StudentShape, penalty_k: float, device: torch.device
+        self, student: nn.Module, shape: StudentShape, belief: BeliefSettings, device: torch.device
     ) -> None:
         super().__init__()
         self._student: Any = student
         self._dtype = next(student.parameters()).dtype
-        self._ranking = Ranking(
-            shape, penalty_k, torch, lambda array: torch.from_numpy(array).to(device)
+        self._finder = PeakFinder(
+            shape, belief, torch, lambda array: torch.from_numpy(array).to(device)
         )
         self._size = shape.search_size
         self._pixel = torch.arange(shape.search_size, device=device) + 0.5
         self._channel = torch.arange(3, device=device)
 
     def forward(self, packed: Tensor, count: int, template: Template) -> Tensor:
-        """``(count, 6)`` float32, see ``Engine.locate``."""
+        """``(count, PEAKS, 6)`` float32, see ``Engine.locate``."""
         header = packed[:_HEADER].view(torch.float64)[: count * _FIELDS].reshape(count, _FIELDS)
         patches = self.patches(packed[_HEADER:], header)
         # Normalisation is part of the network, which takes values 0..255.
         images = patches.permute(0, 3, 1, 2).to(self._dtype)
         output = self._student.search(images, *template)
-        return self._ranking.best(
+        return self._finder.find(
             output.classification.float(), output.regression.float(), header[:, 9:12].float()
         )
 
@@ -155,12 +156,12 @@ class CudaEngine(Engine):
         self._student = student.to(memory_format=torch.channels_last)
         self._dtype = next(student.parameters()).dtype
         self._step = SearchStep(
-            self._student, self.shape, self.settings.penalty_k, self._device
+            self._student, self.shape, self.settings.belief, self._device
         ).eval()
         size = _HEADER + MAX_BATCH * _SLOT
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=self._on_cuda)
         self._bytes = self._host.numpy()
-        self._found = torch.zeros(MAX_BATCH, 6, pin_memory=self._on_cuda)
+        self._found = torch.zeros(MAX_BATCH, PEAKS, 6, pin_memory=self._on_cuda)
         self._packed = torch.zeros(size, dtype=torch.uint8, device=self._device)
         self._batches: dict[int, _Batch] = {}
         self._captures = self._on_cuda
@@ -256,7 +257,7 @@ class _Batch:
         self._graph, self._found = graph, found
 
     def run(self) -> Tensor:
-        """The best candidates ``(count, 6)`` of what is loaded; valid until the next run."""
+        """The peaks ``(count, PEAKS, 6)`` of what is loaded; valid until the next run."""
         if self._graph is None:
             return self._run_step()
         self._graph.replay()

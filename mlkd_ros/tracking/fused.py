@@ -11,12 +11,19 @@ is retrained, and a test compares the outputs.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the name that PyTorch's own docs use
 
-from .network import CorrelationBranch, MobileStudent, StudentOutput, fuse_batch_norm
+from .network import (
+    CentreTracker,
+    CorrelationBranch,
+    MobileStudent,
+    StudentOutput,
+    fuse_batch_norm,
+)
 
 
 def _pointwise(weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -241,8 +248,85 @@ class FusedMobileStudent(nn.Module):
         return StudentOutput(found[:, :classes], torch.exp(found[:, classes:]), (cls_map, reg_map))
 
 
+#: About the deviation of pixels: what is left of it keeps weights in the range of half precision.
+_PIXEL_SCALE = 64.0
+
+
+class FusedCentreTracker(nn.Module):
+    """A ``CentreTracker`` for flight; same calls, same outputs. The colours' own deviations are in
+    the first convolution, the template is the kernels ``(N, 64, 96)`` of the correlation, and the
+    three towers' first convolutions, which see the same maps, are one.
+    """
+
+    template_size = CentreTracker.template_size
+    search_size = CentreTracker.search_size
+    near_size = CentreTracker.near_size
+    template_outputs = ("kernels",)
+
+    def __init__(self, student: CentreTracker) -> None:
+        """From a student in eval mode, which is left as it is."""
+        super().__init__()
+        student = copy.deepcopy(student)
+        self.trunk = student.trunk
+        stem = self.trunk.stem
+        with torch.no_grad():
+            stem.weight.mul_(_PIXEL_SCALE / self.trunk.deviation)
+        self.correlation = student.correlation
+        towers = student.score, student.size, student.offset
+        self.first = _stacked([tower.layers[0] for tower in towers])
+        # Background logits of 0, from the same convolution.
+        background = nn.Conv2d(32, 1, 1)
+        for constant in background.parameters():
+            nn.init.zeros_(constant)
+        student.score.out = _stacked([background, student.score.out])
+        self.towers = nn.ModuleList(towers)
+
+    def features(self, patch: Tensor) -> Tensor:
+        """The trunk's, of values 0..255."""
+        trunk = self.trunk
+        pixels = (patch - trunk.mean) * (1.0 / _PIXEL_SCALE)
+        features: Tensor = trunk.blocks(F.relu6(trunk.stem(pixels)))
+        return features
+
+    def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """Kernels of ``(N, 3, T, T)`` target patches."""
+        return (self.features(patch).flatten(2).transpose(1, 2).contiguous(),)
+
+    def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
+        """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
+        features = self.features(patch)
+        side = int(features.shape[2])  # a constant of an exported graph
+        flat = features.reshape(-1, features.shape[1], side * side)
+        maps = (template[0] @ flat).reshape(-1, template[0].shape[1], side, side)
+        maps = self.correlation.mixed(maps)
+        first = F.relu(self.first(torch.cat((maps, features), 1)))
+        parts = first.split(first.shape[1] // 3, 1)
+        score, size, offset = (
+            tower.rest(part)  # type: ignore[operator]  # a CentreTower
+            for tower, part in zip(self.towers, parts, strict=True)
+        )
+        return StudentOutput(score, torch.cat((torch.sigmoid(size), offset), 1), (maps,))
+
+
+def _stacked(convs: list[Any]) -> nn.Conv2d:
+    """Convolutions of one input as one, their outputs behind one another."""
+    like = convs[0]
+    conv = nn.Conv2d(
+        like.in_channels,
+        sum(part.out_channels for part in convs),
+        like.kernel_size,
+        padding=like.padding,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(torch.cat([part.weight for part in convs]))
+        conv.bias.copy_(torch.cat([part.bias for part in convs]))  # type: ignore[union-attr]
+    return conv
+
+
 def fuse(student: nn.Module) -> nn.Module:
     """The student for flight, batch norms folded; ``student`` (in eval mode) is left as it is."""
     if isinstance(student, MobileStudent):
         return FusedMobileStudent(student)
+    if isinstance(student, CentreTracker):
+        return FusedCentreTracker(student)
     return fuse_batch_norm(copy.deepcopy(student))

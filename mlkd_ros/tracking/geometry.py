@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .frame import Frame
+from ..imaging.frame import Frame
 
 Box = tuple[float, float, float, float]
 
@@ -75,10 +75,15 @@ def iou(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float]) -> np.
     return np.where(union > 0, intersection / np.where(union > 0, union, 1.0), union * 0.0)
 
 
-def context_side(w: float, h: float, amount: float) -> float:
-    """Side of the square template region: the box with ``amount`` of its mean side as margin
-    (SiamFC, 1606.09549).
+def context_side(w: float, h: float, amount: float, rule: str = "margin") -> float:
+    """Side of the square template region of a target of width ``w`` and height ``h``.
+
+    rule: ``margin``, the box with ``amount`` of its mean side as margin on each of its sides
+    (SiamFC, 1606.09549), or ``area``, as many times the square root of its area as that is for a
+    square box (``1 + 2 amount``; OSTrack, 2203.11991): less of the surroundings of a long target.
     """
+    if rule == "area":
+        return (1.0 + 2.0 * amount) * math.sqrt(w * h)
     margin = amount * (w + h)
     return math.sqrt((w + margin) * (h + margin))
 
@@ -246,4 +251,38 @@ class AnchorCoder:
             flat[:, 1] * self.h + self.y,
             self._exp(flat[:, 2]) * self.w,
             self._exp(flat[:, 3]) * self.h,
+        )
+
+
+class CentreCoder:
+    """Candidates of a centre head: one a cell, that says where in it the centre is, and how large
+    the target is (CenterNet, 1904.07850).
+
+    whole: side in patch pixels of the search region of which sizes are parts; that of the largest
+    one, because smaller ones are of the same scale.
+    """
+
+    def __init__(self, cells: int, stride: int, whole: int) -> None:
+        corner = np.arange(cells) * float(stride)
+        self.cells, self.stride, self.whole = cells, float(stride), float(whole)
+        self.x = np.tile(corner, cells).astype(np.float32)
+        self.y = np.repeat(corner, cells).astype(np.float32)
+
+    def converted(self, xp: Any, convert: Callable[[np.ndarray], Any]) -> CentreCoder:
+        """The same for arrays of module ``xp``, its constants made by ``convert``."""
+        other = copy.copy(self)
+        other.x, other.y = convert(self.x), convert(self.y)
+        return other
+
+    def decode(self, regression: Any) -> tuple[Any, Any, Any, Any]:
+        """``(N, 4, S, S)`` width and height as parts of the whole search region, and the centre's
+        distance from the cell's left and upper side in cells, to centre x, y, width and height in
+        patch pixels, ``(N, S*S)`` each.
+        """
+        flat = regression.reshape(len(regression), 4, -1)
+        return (
+            self.x + flat[:, 2] * self.stride,
+            self.y + flat[:, 3] * self.stride,
+            flat[:, 0] * self.whole,
+            flat[:, 1] * self.whole,
         )

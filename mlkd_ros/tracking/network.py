@@ -28,14 +28,15 @@ class StudentOutput(NamedTuple):
 
     classification: ``(N, 2K, S, S)`` logits, background channels first, then foreground.
     regression: ``(N, 4K, S, S)``; its meaning is the box coder's (``geometry.PointCoder``,
-        ``AnchorCoder``).
+        ``AnchorCoder``, ``CentreCoder``).
     correlation: the maps after correlation and before the head, one ``(N, C, S, S)`` tensor a
-        branch (classification, regression): what the correlation-map losses of MLKD compare.
+        branch (classification, regression, or one for both): what the correlation-map losses of
+        MLKD compare.
     """
 
     classification: Tensor
     regression: Tensor
-    correlation: tuple[Tensor, Tensor]
+    correlation: tuple[Tensor, ...]
 
 
 def _conv_bn(
@@ -332,9 +333,13 @@ class MobileNetV2Trunk(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
         self.blocks = nn.Sequential(*(Bottleneck(*spec) for spec in self.BLOCKS))
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """Values 0..255 as the weights expect them."""
+        return x / 127.5 - 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         """Same size, except where the stride says otherwise."""
-        return self.blocks(F.relu6(self.stem(x / 127.5 - 1.0)))
+        return self.blocks(F.relu6(self.stem(self.normalised(x))))
 
 
 class MobileNetV2Tracker(PointTracker):
@@ -358,6 +363,152 @@ class MobileNetV2Tracker(PointTracker):
         """The middle 8 x 8 of 16 x 16 positions."""
         features: Tensor = self.trunk(patch)
         return features[:, :, 4:12, 4:12]
+
+
+class CoarseMobileNetV2Trunk(MobileNetV2Trunk):
+    """MobileNetV2 up to its 13th block with the strides of a classifier, ``(N, 3, H, W)`` to
+    ``(N, 96, ceil(H/16), ceil(W/16))``; ImageNet's mean and deviation are part of it.
+    """
+
+    BLOCKS = (
+        (32, 1, 16, 1, 1),
+        (16, 6, 24, 2, 1),
+        (24, 6, 24, 1, 1),
+        (24, 6, 32, 2, 1),
+        *((32, 6, 32, 1, 1),) * 2,
+        (32, 6, 64, 2, 1),
+        *((64, 6, 64, 1, 1),) * 3,
+        (64, 6, 96, 1, 1),
+        *((96, 6, 96, 1, 1),) * 2,
+    )
+    mean: Tensor
+    deviation: Tensor
+    #: Of blue, green and red, 0..1.
+    MEAN = (0.406, 0.456, 0.485)
+    DEVIATION = (0.225, 0.224, 0.229)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, values in (("mean", self.MEAN), ("deviation", self.DEVIATION)):
+            constant = torch.tensor(values)[:, None, None] * 255.0
+            self.register_buffer(name, constant, persistent=False)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Values 0..255 as the weights expect them. Not folded into the first convolution, whose
+        zero padding is the mean colour.
+        """
+        return (x - self.mean) / self.deviation
+
+
+class PixelCorrelation(nn.Module):
+    """Pixel-wise correlation mixed to ``channels`` maps, with the search features beside them
+    (LightFC, arXiv 2310.05392, section 3.2, its parallel branches in one convolution).
+
+    Every one of the 8 x 8 template positions is a 1 x 1 kernel, on features as they are.
+    """
+
+    def __init__(self, channels: int = 96, positions: int = 64) -> None:
+        super().__init__()
+        self.attention = ChannelAttention(positions)
+        self.mix = nn.Conv2d(positions, positions, 3, padding=1, groups=positions)
+        self.widen = nn.Conv2d(positions, 2 * positions, 1)
+        self.narrow = nn.Conv2d(2 * positions, positions, 1)
+        self.project = nn.Conv2d(positions, channels, 1)
+
+    def forward(self, features: Tensor, template: Tensor) -> Tensor:
+        """Maps ``(N, 96, S, S)`` of search features ``(N, 96, S, S)`` and those of a template,
+        ``(N, 96, 8, 8)``.
+        """
+        height, width = features.shape[2:]
+        maps = torch.bmm(template.flatten(2).transpose(1, 2), features.flatten(2))
+        return self.mixed(maps.reshape(len(features), -1, height, width))
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """From correlations ``(N, 64, S, S)`` to maps ``(N, 96, S, S)``."""
+        maps = self.mix(self.attention(maps))
+        maps = maps + self.narrow(F.gelu(self.widen(maps)))
+        projected: Tensor = self.project(maps)
+        return projected
+
+
+class CentreTower(nn.Module):
+    """Four 3 x 3 convolutions, squeeze-excite after the first, and a 1 x 1 convolution to
+    ``outputs`` maps.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        widths = (channels, 256, 128, 64, 32)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inp, out, 3, padding=1)
+            for inp, out in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.reduce = nn.Conv2d(widths[1], widths[1] // 4, 1)
+        self.expand = nn.Conv2d(widths[1] // 4, widths[1], 1)
+        self.out = nn.Conv2d(widths[-1], outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(N, outputs, S, S)`` before their activation."""
+        return self.rest(F.relu(self.layers[0](x)))
+
+    def rest(self, x: Tensor) -> Tensor:
+        """What follows the first convolution, ``(N, 256, S, S)``."""
+        scale = F.adaptive_avg_pool2d(x, 1)
+        x = x * torch.sigmoid(self.expand(F.relu(self.reduce(scale))))
+        for layer in self.layers[1:]:
+            x = F.relu(layer(x))
+        out: Tensor = self.out(x)
+        return out
+
+
+class CentreTracker(nn.Module):
+    """The accurate student: MobileNetV2 trunk at stride 16, pixel-wise correlation, centre head.
+
+    Template 128 x 128 at twice the target's side, search 256 x 256 at four times, 16 x 16 cells, or
+    160 x 160 and 10 x 10 cells near the place where the target is expected. Every cell says whether
+    the target's centre is in it, where in it, and how large the target is (CenterNet, arXiv
+    1904.07850): regression is ``(w, h)`` as parts of 256 pixels and ``(dx, dy)``, the centre's
+    distance from the cell's left and upper side in cells. Background logits are 0.
+
+    The structure is LightFC's (arXiv 2310.05392), so that its published weights can start it, see
+    ``distillation.lightfc``; there are no batch norms, for they are folded in what is published.
+    Its weights ship in half precision, which changes scores by less than 1e-3.
+    """
+
+    half_weights = True
+
+    template_size = 128
+    search_size = 256
+    near_size = 160
+    cells = 16
+    stride = 16
+    coder = "centre"
+    template_outputs = ("features",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = CoarseMobileNetV2Trunk()
+        self.correlation = PixelCorrelation()
+        self.score = CentreTower(192, 1)
+        self.size = CentreTower(192, 2)
+        self.offset = CentreTower(192, 2)
+
+    def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """Features ``(N, 96, 8, 8)`` of ``(N, 3, T, T)`` target patches."""
+        return (self.trunk(patch),)
+
+    def search(self, patch: Tensor, *template: Tensor) -> StudentOutput:
+        """Maps of ``(N, 3, S, S)`` search regions for as many templates."""
+        features = self.trunk(patch)
+        maps = self.correlation(features, template[0])
+        both = torch.cat((maps, features), 1)
+        score = self.score(both)
+        regression = torch.cat((torch.sigmoid(self.size(both)), self.offset(both)), 1)
+        return StudentOutput(torch.cat((score * 0.0, score), 1), regression, (maps,))
+
+    def forward(self, template_patch: Tensor, search_patch: Tensor) -> StudentOutput:
+        """Both branches at once, for training."""
+        return self.search(search_patch, *self.template(template_patch))
 
 
 class AlexNetTrunk(nn.Sequential):
@@ -445,6 +596,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "mobile_s16": MobileStudent,
     "alexnet_rpn": AlexNetStudent,
     "mobilenetv2_s8": MobileNetV2Tracker,
+    "lightfc_s16": CentreTracker,
 }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .frame import Frame
+from ..imaging.frame import Frame
 from .geometry import Box, BoxOutsideImageError, InvalidBoxError, check_box
 
 __all__ = ["propose_box", "square_around"]

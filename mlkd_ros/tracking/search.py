@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a lost target may be, and whether what was seen somewhere may be it.
+"""The search for a lost target: where to look, and which of what is seen there is the target.
 
-Looks do not tell a car from the next one of its model. Place and time do: a target that was lost a
-moment ago cannot be at the other end of the picture. So a lost target has a *reach*: circles about
-its predicted place and about the place in the picture where it was last seen (which for a target
-that left the picture is the border it crossed). They widen with time, and only what is inside them
-is taken for the target. What looks like it elsewhere is a known lookalike from then on, so that it
-is not mistaken for the target when the reach has come to include it.
-
-All lengths are pixels of the image, unless they are in sizes of the target (square root of its
-area).
+The reach is the covariance of the predicted place. What is seen becomes a *candidate*, a track of
+its own whose odds to be the target begin with how near to the prediction it is, and grow or fall
+with what each further image shows of it: one resemblance alone is no re-acquisition, and one dim
+image does not end one. Known lookalikes are none, as long as they can be followed.
 """
 
 from __future__ import annotations
@@ -17,175 +12,207 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from .motion import Point, Shift
-from .settings import PresenceSettings
+from .association import associate, log_student
+from .existence import probability_of
+from .global_motion import Motion, Point
+from .kinematics import Kinematics
+from .lookalikes import SAME, Lookalike, Lookalikes, begun
+from .peaks import Peak
+from .settings import BeliefSettings
 
-#: The reach grows so many times as fast while the camera's motion cannot be seen.
-_BLIND = 1.5
-#: A lookalike was out of reach when it was first seen. It stays refused until the reach is this
-#: many times as wide as that distance: by then the prediction may have been wrong.
-_REFUSED_UNTIL = 2.0
-#: Two sightings this near, in sizes, are of the same object.
-_SAME = 1.0
-#: Lookalikes remembered, and for how many seconds unseen.
-_MOST_LOOKALIKES, _REMEMBERED_FOR = 6, 2.0
+__all__ = ["Candidate", "Search"]
+
+#: Log-odds of a candidate that is where the target is expected, before its looks count.
+_PRIOR = -1.5
+#: Of the place where the target was seen last, against the predicted one.
+_LAST_PLACE = -0.5
+#: Candidates followed at most, and seconds unseen after which one is dropped.
+_MOST, _UNSEEN = 4, 0.25
+#: What came into reach only later: it was there before the target can have been.
+_SEEN_BEFORE = 1.5
+#: A candidate needs this log ratio of target to clutter once.
+_LEAST = -2.0
+#: Many looks at one thing are as good as so many independent ones at most.
+_MOST_LOOKS = 3.0
+#: The first look is worth no more: of much that is looked at, the best is a candidate.
+_FIRST_LOOK = 0.33
+#: Odds that an image costs that does not show a candidate where it should be.
+_MISSED = -2.0
 
 
 @dataclass
-class Lookalike:
-    """Something that looks like the target where it cannot be. away: how far from where the target
-    was expected, when it was first seen. unseen: seconds since it was seen last.
+class Candidate:
+    """Something that may be the lost target. prior: log-odds that it is, by its place when it was
+    seen first; mean: log ratio of its looks; looks: how many as good as independent ones.
     """
 
-    x: float
-    y: float
-    away: float
-    unseen: float = 0.0
+    track: Lookalike
+    prior: float
+    mean: float
+    looks: float
+
+    @property
+    def odds(self) -> float:
+        """Logarithm of the odds that it is the target."""
+        return self.prior + min(self.looks, _MOST_LOOKS) * self.mean
+
+    def seen(self, log_ratio: float, looks: float) -> None:
+        """Another look at it, worth so many independent ones."""
+        self.looks += looks
+        self.mean += looks / self.looks * (log_ratio - self.mean)
+
+    @property
+    def place(self) -> Point:
+        """Centre in pixels."""
+        return self.track.kinematics.place
 
 
-@dataclass(frozen=True)
-class Sighting:
-    """What the last image showed that may be the target: centre and size in image pixels. A second
-    look at it is one at its own size, which tells more.
-    """
-
-    place: Point
-    size: tuple[float, float]
-
-
-def _distance(a: Point, b: Point) -> float:
-    return math.hypot(a[0] - b[0], a[1] - b[1])
-
-
-class LostSearch:
+class Search:
     """The search for one lost target, from image to image.
 
-    last: where it was seen last. size: of the target; step: between the places of a scan.
-    unseen: seconds since it was seen last. sighting: what the last image showed that may be the
-    target; one resemblance alone is no re-acquisition.
+    expected: where it should be, with how sure that is. last: where it was seen last. size: of the
+    target; step: between the places of a scan, both in pixels.
     """
 
     def __init__(
         self,
-        settings: PresenceSettings,
+        belief: BeliefSettings,
+        expected: Kinematics,
         last: Point,
         size: float,
         step: float,
         image_size: tuple[int, int],
-        unseen: float = 0.0,
     ) -> None:
-        self.settings = settings
-        self.reach = (settings.near + settings.spread * unseen) * size
-        self.lookalikes: list[Lookalike] = []
-        self.sighting: Sighting | None = None
-        self.shift: Shift = (0.0, 0.0)
-        self._last = last
-        self._size = size
-        self._step = step
-        self._image_size = image_size
+        self.belief = belief
+        self.candidates: list[Candidate] = []
+        self._expected, self._last = expected, last
+        self._size, self._step, self._image_size = size, step, image_size
         self._scan: Iterator[Point] = iter(())
         self._turn = 0
 
-    def advance(self, elapsed: float, shift: Shift | None) -> None:
-        """Go on to the next image: ``elapsed`` seconds later, the picture moved by ``shift``."""
-        growth = self.settings.spread * self._size * elapsed
-        self.reach += growth if shift is not None else _BLIND * growth
-        dx, dy = self.shift = shift or (0.0, 0.0)
-        for one in self.lookalikes:
-            one.x, one.y, one.unseen = one.x + dx, one.y + dy, one.unseen + elapsed
-        self.lookalikes = [one for one in self.lookalikes if one.unseen <= _REMEMBERED_FOR]
-        if self.sighting is not None:
-            x, y = self.sighting.place
-            self.sighting = replace(self.sighting, place=(x + dx, y + dy))
+    @property
+    def reach(self) -> float:
+        """Deviation of the expected place in pixels."""
+        return math.hypot(self._expected.deviation, self.belief.jitter * self._size)
 
-    def scaled(self, sx: float, sy: float, image_size: tuple[int, int]) -> None:
+    def predict(self, seconds: float, motion: Motion) -> None:
+        """Go on to the next image; the expected place has been moved on already."""
+        self.candidates = [one for one in self.candidates if one.track.unseen + seconds <= _UNSEEN]
+        for one in self.candidates:
+            one.track.predict(seconds, motion)
+
+    def rescale(self, sx: float, sy: float, image_size: tuple[int, int]) -> None:
         """The same scene in another resolution."""
         mean = math.sqrt(sx * sy)
-        self._size, self._step, self.reach = self._size * mean, self._step * mean, self.reach * mean
-        self._image_size = image_size
-        self._scan = iter(())
+        self._size, self._step, self._image_size = self._size * mean, self._step * mean, image_size
         self._last = self._last[0] * sx, self._last[1] * sy
-        for one in self.lookalikes:
-            one.x, one.y, one.away = one.x * sx, one.y * sy, one.away * mean
-        if self.sighting is not None:
-            (x, y), (w, h) = self.sighting.place, self.sighting.size
-            self.sighting = Sighting((x * sx, y * sy), (w * sx, h * sy))
+        self._scan = iter(())
+        self.candidates = []
 
-    def centres(self, predicted: Point, windows: int) -> list[Point]:
-        """Where to look in this image: at the last sighting alone where there is one; else, as far
-        as ``windows`` go, at the predicted place (the border nearest to it), at the last place, and
-        at the next places of a scan over the whole image. With one window they take turns.
+    def centres(self, windows: int) -> list[Point]:
+        """Where to look in this image: at the best candidate; then, as far as ``windows`` go, at
+        the expected place (the border nearest to it), at the last one, and at the next places of a
+        scan. With one window they take turns while there is no candidate.
         """
-        if self.sighting is not None:
-            return [self.sighting.place]
-        here = self._inside(predicted)
+        here = self._inside(self._expected.place)
+        promising = [one for one in self.candidates if one.mean > 0.0]
+        if promising:
+            best = max(promising, key=lambda one: one.odds)
+            places = [self._inside(best.place)]
+            return places + (self._scanned(1) if windows > 2 else [])
         if windows == 1:
             self._turn = (self._turn + 1) % 3
-            return self._scanned(here, 1) if self._turn == 2 else [(here, self._last)[self._turn]]
+            return self._scanned(1) if self._turn == 2 else [(here, self._last)[self._turn]]
         places = [here]
-        if windows > 2 and _distance(here, self._last) > self._step / 2:
+        if windows > 2 and math.dist(here, self._last) > self._step / 2:
             places.append(self._last)
-        return places + self._scanned(here, windows - len(places))
+        return places + self._scanned(windows - len(places))
 
     def _inside(self, place: Point) -> Point:
         width, height = self._image_size
         return min(max(place[0], 0.0), float(width)), min(max(place[1], 0.0), float(height))
 
-    def _scanned(self, here: Point, count: int) -> list[Point]:
+    def _scanned(self, count: int) -> list[Point]:
         places = list(itertools.islice(self._scan, count))
         if not places:
-            self._scan = self._grid(here)
+            self._scan = self._grid()
             places = list(itertools.islice(self._scan, count))
         return places
 
-    def _grid(self, here: Point) -> Iterator[Point]:
-        """Places of half-overlapping windows over the whole image, the nearest to where the target
-        is expected first.
+    def _grid(self) -> Iterator[Point]:
+        """Places of half-overlapping windows, the nearest to where the target is expected first, as
+        far as it may have come.
         """
         width, height = self._image_size
         step = max(8.0, self._step)
         columns = np.linspace(0, width, max(2, math.ceil(width / step)) + 1)
         rows = np.linspace(0, height, max(2, math.ceil(height / step)) + 1)
         grid = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+        here = self._inside(self._expected.place)
         distance = np.minimum(*(np.hypot(*(grid - place).T) for place in (here, self._last)))
-        return iter([(float(x), float(y)) for x, y in grid[np.argsort(distance, kind="stable")]])
+        order = np.argsort(distance, kind="stable")
+        within = max(int((distance <= 3.0 * self.reach + step).sum()), 4)
+        return iter([(float(x), float(y)) for x, y in grid[order[:within]]])
 
-    def away(self, place: Point, predicted: Point) -> float:
-        """Distance of ``place`` from where the target is expected."""
-        return min(_distance(place, self._inside(predicted)), _distance(place, self._last))
-
-    def rank(self, place: Point, confidence: float, predicted: Point) -> float | None:
-        """Log-odds, by looks and by distance, that the target is what was seen at ``place``;
-        ``None`` when it cannot be. What is out of reach is remembered as a lookalike.
+    def update(
+        self, peaks: list[Peak], windows: list[Point], lookalikes: Lookalikes, seconds: float
+    ) -> Candidate | None:
+        """Take in the ``peaks`` of an image in which was looked about ``windows``; the candidate
+        that is the likeliest now.
         """
-        settings, away = self.settings, self.away(place, predicted)
-        near = away <= settings.near * self._size
-        if confidence < settings.tracking_above:
-            return None
-        if self.sighting is not None and _distance(place, self.sighting.place) > _SAME * self._size:
-            return None
-        if self._refused(place, away):
-            return None
-        if confidence < (settings.tracking_above if near else settings.reacquire_above):
-            return None
-        odds = math.log(max(confidence, 1e-6) / max(1.0 - confidence, 1e-6))
-        return odds - 2.0 * (away / self.reach) ** 2
+        power = min(1.0, seconds / self.belief.independent_after)
+        self._follow(lookalikes, peaks)
+        left = sorted(peaks, key=lambda peak: -peak.log_ratio)
+        for one in sorted(self.candidates, key=lambda one: -one.odds):
+            one.prior = max(one.prior, _PRIOR + self._nearness(*one.place) - _SEEN_BEFORE)
+            peak = self._of(one, left)
+            if peak is not None:
+                one.track.update(peak, self.belief)
+                one.seen(peak.log_ratio, power)
+                left.remove(peak)
+            elif any(math.dist(one.place, place) < self._step for place in windows):
+                one.seen(_MISSED, power)
+        for peak in left:
+            self._consider(peak, lookalikes, power)
+        self.candidates = sorted(self.candidates, key=lambda one: -one.odds)[:_MOST]
+        return self.candidates[0] if self.candidates else None
 
-    def _refused(self, place: Point, away: float) -> bool:
-        """Whether ``place`` is out of reach, or that of a known lookalike."""
-        known = min(self.lookalikes, key=lambda one: _distance((one.x, one.y), place), default=None)
-        if known is not None and _distance((known.x, known.y), place) <= _SAME * self._size:
-            known.x, known.y, known.unseen = place[0], place[1], 0.0
-            if self.reach < _REFUSED_UNTIL * known.away:
-                return True
-            self.lookalikes.remove(known)
-            return False
-        if away <= self.reach:
-            return False
-        self.lookalikes.append(Lookalike(*place, away))
-        self.lookalikes = sorted(self.lookalikes, key=lambda one: one.unseen)[:_MOST_LOOKALIKES]
-        return True
+    def _follow(self, lookalikes: Lookalikes, peaks: list[Peak]) -> None:
+        """Known lookalikes are followed on."""
+        rows = [[one.weight(peak, self.belief) for peak in peaks] for one in lookalikes.tracks]
+        lookalikes.update(peaks, associate(rows), None)
+
+    def _of(self, one: Candidate, peaks: list[Peak]) -> Peak | None:
+        """The peak that shows a candidate, if one does."""
+        # By its place alone: the same thing may be seen much better or worse than before.
+        near = [peak for peak in peaks if peak.distance(*one.place) < SAME * peak.size]
+        return max(near, key=lambda peak: peak.log_ratio, default=None)
+
+    def _consider(self, peak: Peak, lookalikes: Lookalikes, power: float) -> None:
+        """A new candidate, unless it is a known lookalike, too dim, or out of reach."""
+        if peak.log_ratio < _LEAST or lookalikes.known(peak):
+            return
+        place, same = (peak.x, peak.y), SAME * peak.size
+        if any(math.dist(one.place, place) < same for one in self.candidates):
+            return
+        prior = _PRIOR + self._nearness(peak.x, peak.y)
+        track = begun(peak, self.belief)
+        self.candidates.append(Candidate(track, prior, peak.log_ratio, min(power, _FIRST_LOOK)))
+
+    def _nearness(self, x: float, y: float) -> float:
+        """Logarithm of how likely the target is to be there now, up to that of the best place."""
+        variance = self.reach**2
+        squares = [
+            math.dist((x, y), place) ** 2 / variance
+            for place in (self._inside(self._expected.place), self._last)
+        ]
+        freedom = self.belief.freedom
+        return max(log_student(squares[0], freedom), _LAST_PLACE + log_student(squares[1], freedom))
+
+    def probability(self) -> float:
+        """That the best candidate is the target."""
+        return probability_of(max((one.odds for one in self.candidates), default=-50.0))

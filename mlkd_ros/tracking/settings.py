@@ -6,6 +6,7 @@ state.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,27 +15,19 @@ from typing import Any
 class PresenceSettings:
     """When a target is tracked, doubted, lost, found again and given up.
 
-    Confidences are calibrated, times seconds. An image whose best candidate is below ``lost_below``
-    does not show the target: no box. Such images for ``lost_after``, or UNCERTAIN for
-    ``doubt_for``: LOST.
-
-    A lost target is found again in ``reacquire_frames`` images one after the other, within a reach
-    that is ``near`` at first and grows by ``spread`` a second, in sizes of the target (square root
-    of its area). A candidate needs ``tracking_above`` within ``near`` of where the target is
-    expected, and ``reacquire_above`` elsewhere. ``search_windows``: most windows looked at in one
-    image while lost; ``Tracker.search_budget`` may leave time for fewer.
+    Probabilities are those that are published, times seconds. An image whose best peak has less
+    than ``shown_above`` does not show the target: no box. A target whose probability of existence
+    (``existence.Existence``) falls below ``lost_below`` is LOST; one that is lost is found again
+    when something within its reach is the target with ``reacquire_above``. ``search_windows``: most
+    windows looked at in one image while lost; ``Tracker.search_budget`` may leave time for fewer.
     """
 
-    tracking_above: float = 0.35
-    uncertain_below: float = 0.2
-    lost_below: float = 0.05
-    lost_after: float = 0.1
-    doubt_for: float = 1.0
-    reacquire_above: float = 0.45
-    reacquire_frames: int = 2
+    tracking_above: float = 0.5
+    uncertain_below: float = 0.3
+    lost_below: float = 0.1
+    shown_above: float = 0.05
+    reacquire_above: float = 0.7
     give_up_after: float = 30.0
-    near: float = 1.5
-    spread: float = 3.0
     search_windows: int = 3
 
     def __post_init__(self) -> None:
@@ -44,16 +37,81 @@ class PresenceSettings:
                 "presence needs 0 <= lost_below <= uncertain_below <= tracking_above <= 1, not "
                 + " <= ".join(f"{value:g}" for value in thresholds)
             )
-        if not 0 <= self.reacquire_above <= 1:
-            raise ValueError(f"reacquire_above must be 0 to 1, not {self.reacquire_above}")
-        for name in ("lost_after", "doubt_for", "give_up_after", "spread"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not self.near > 0:
-            raise ValueError(f"near must be above 0 sizes of the target, not {self.near}")
-        for name in ("reacquire_frames", "search_windows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("shown_above", "reacquire_above"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
+        if not self.give_up_after >= 0:
+            raise ValueError(f"give_up_after must be at least 0, not {self.give_up_after}")
+        if self.search_windows < 1:
+            raise ValueError(f"search_windows must be at least 1, not {self.search_windows}")
+
+
+#: Settings of rules that the belief has replaced, in the headers of older checkpoints.
+_FORMER = {"window_influence", "near_above"}
+
+
+@dataclass(frozen=True)
+class BeliefSettings:
+    """Densities of what a target and a camera do and what a student sees of it; ``mlkd fit``
+    estimates them. Lengths are in sizes of the target (square root of its area), times in seconds.
+
+    score_slope, score_offset: logarithm of the likelihood ratio of the logit of a window's best
+    peak under *target* and under *clutter*, ``slope logit + offset``. score_most: logits above
+    count as this one. detection: probability that a visible target gives a peak at all.
+    displacement, speed: deviation of where a target is in the next image, a constant part (camera
+    shake, error of the box) and one that grows with time; freedom: of the Student t distribution of
+    both. association: weights of the logit, of the log density of the place and of the change of
+    size (sum of the absolute logarithms of both sides' changes) by which the target is told from
+    other peaks.
+    wander, wander_time, jitter: of the velocity over ground (``kinematics.Kinematics``): its
+    stationary deviation and time constant, and the deviation of a measurement about the smooth way.
+    visible_for, hidden_for: mean times after which a visible target is hidden, and a hidden one is
+    back. independent_after: time between two images that are as good as independent.
+    evidence: weights of 1, the logit, the log density of the place, the change of size and the
+    logit that the target usually has, in the log ratio of what an image shows where the target is
+    expected, under *visible* and *hidden*. confidence: weights of 1, the log-odds of existence,
+    this evidence and the usual logit in the log-odds that the box is right (IoU above 0.5).
+    score_time: time constant of what is usual.
+    """
+
+    score_slope: float = 0.674
+    score_offset: float = -3.7
+    score_most: float = 12.0
+    detection: float = 0.95
+    displacement: float = 0.12
+    speed: float = 10.0
+    freedom: float = 4.0
+    association: tuple[float, float, float] = (0.674, 1.0, -2.0)
+    wander: float = 2.0
+    wander_time: float = 2.0
+    jitter: float = 0.12
+    visible_for: float = 5.0
+    hidden_for: float = 5.0
+    independent_after: float = 0.1
+    evidence: tuple[float, float, float, float, float] = (2.65, 0.94, 1.9, -3.6, -0.55)
+    confidence: tuple[float, float, float, float] = (-4.0, 0.2, 0.2, 0.5)
+    score_time: float = 0.8
+
+    def __post_init__(self) -> None:
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            if count := _WEIGHTS.get(field_.name):
+                if len(value) != count or not all(map(math.isfinite, value)):
+                    raise ValueError(f"{field_.name} must be {count} finite weights, not {value!r}")
+            elif not math.isfinite(value):
+                raise ValueError(f"{field_.name} must be finite, not {value!r}")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 < self.detection < 1:
+            raise ValueError(f"detection must be between 0 and 1, not {self.detection}")
+
+
+_WEIGHTS = {"association": 3, "evidence": 5, "confidence": 4}
+_POSITIVE = (
+    "score_slope", "displacement", "freedom", "wander", "wander_time", "jitter", "visible_for",
+    "hidden_for", "independent_after", "score_time",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,29 +140,19 @@ class TrackerSettings:
     """Post-processing of one student, in the terms of the Siamese-tracking literature.
 
     context_amount: margin of the template region, in mean sides of the box (SiamFC).
-    penalty_k: strength of the penalty on a change of scale and ratio (SiamRPN).
-    window_influence: share of the cosine window in the ranking score.
+    penalty_k: how much less a box of another scale and ratio changes the size (SiamRPN).
     size_lr: learning rate of the box size.
-    calibration: (slope, offset) of the logistic map from the raw score's logit to the confidence
-        (Platt scaling).
-    near_above: confidence from which on a target in sight is looked for in the near window, which
-        costs 0.4 times as much as the whole search region. When it is not found there with this
-        confidence, the same image is searched as usual. Above 1: never. For students and engines
-        that have a near window.
+    calibration: (slope, offset) of the logistic map from a peak's logit to the probability that its
+        box is right, where the target is followed (Platt scaling).
     """
 
     context_amount: float = 0.5
     penalty_k: float = 0.138
-    window_influence: float = 0.455
     size_lr: float = 0.348
     calibration: tuple[float, float] = (1.0, 0.0)
-    near_above: float = 0.75
     presence: PresenceSettings = field(default_factory=PresenceSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
-
-    def __post_init__(self) -> None:
-        if not self.near_above >= 0:
-            raise ValueError(f"near_above must be at least 0, not {self.near_above}")
+    belief: BeliefSettings = field(default_factory=BeliefSettings)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, for the checkpoint's header."""
@@ -114,20 +162,22 @@ class TrackerSettings:
     def from_dict(cls, values: dict[str, Any]) -> TrackerSettings:
         """From ``to_dict``'s form. ValueError names unknown keys.
 
-        Presence settings from before ``near`` and ``spread`` are of a machine that went on
-        reporting a box while it saw nothing: the present defaults take their place.
+        What an older header says of the rules before the belief is left out.
         """
         values = dict(values)
-        parts = {"presence": PresenceSettings, "memory": MemorySettings}
-        given = {name: values.pop(name, {}) for name in parts}
+        parts = {"presence": PresenceSettings, "memory": MemorySettings, "belief": BeliefSettings}
+        given = {name: dict(values.pop(name, {})) for name in parts}
+        if "belief" not in values and not given["belief"]:
+            given["presence"] = {}
+            values = {k: v for k, v in values.items() if k not in _FORMER}
         for owner, keys in ((cls, values), *((parts[name], given[name]) for name in parts)):
             known = {f.name for f in dataclasses.fields(owner)}
             if unknown := sorted(set(keys) - known):
                 raise ValueError(
                     f"unknown {owner.__name__} {unknown[0]!r}: known are {', '.join(sorted(known))}"
                 )
-        if "near" not in given["presence"]:
-            given["presence"] = {}
         if "calibration" in values:
             values["calibration"] = tuple(values["calibration"])
+        for name in _WEIGHTS.keys() & given["belief"].keys():
+            given["belief"][name] = tuple(given["belief"][name])
         return cls(**values, **{name: parts[name](**given[name]) for name in parts})

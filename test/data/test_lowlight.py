@@ -2,6 +2,7 @@
 """The low-light camera against its own physics."""
 
 import dataclasses
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mlkd_ros.data.lowlight import (
     NightConditions,
     capture,
     sample_conditions,
+    sample_high_gain,
 )
 
 MID_GREY = 188  # sRGB code of half the white's linear light
@@ -215,3 +217,28 @@ def test_meaningless_conditions_are_refused_by_name(field):
 def test_severity_outside_the_range_is_refused():
     with pytest.raises(ValueError, match="severity"):
         sample_conditions(np.random.default_rng(0), 3.0)
+
+
+def test_cameras_at_high_gain_are_in_their_published_range():
+    """80 to 1,000 electrons fill the range; the read noise is up to 4% of white."""
+    rng = np.random.default_rng(0)
+    drawn = [sample_high_gain(rng) for _ in range(400)]
+    electrons = np.array([c.full_well / c.gain for c in drawn])
+    read = np.array([c.read_noise for c in drawn]) / electrons
+    assert electrons.min() > 79 and electrons.max() < 1001
+    assert 0.003 < np.median(read) < 0.02 and read.max() < 0.05
+    brightness = np.array([c.exposure * c.gain for c in drawn])
+    assert brightness.min() > 0.09 and brightness.max() < 0.8
+    # The noise of a flat grey is that of its electrons: sqrt(signal + read^2) in those of white.
+    grey = np.full((120, 160, 3), 188, np.uint8)  # half of white, linear
+    camera = NightConditions(exposure=0.05, gain=10.0, full_well=3000.0, read_noise=6.0)
+    seen = capture(grey, camera, rng).astype(float) / 255
+    linear = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)
+    signal = 0.05 * 3000 * 0.5
+    assert linear.std() * 300 == pytest.approx(np.sqrt(signal + 36), rel=0.1)
+
+
+def test_conditions_of_published_figures_stay_as_they_are():
+    """A change of any value would make old and new figures incomparable."""
+    published = [NAMED_CONDITIONS[name] for name in ("dusk", "street", "dark", "very_dark")]
+    assert zlib.crc32(repr(published).encode()) == 3886825449

@@ -16,6 +16,8 @@ from mlkd_ros.data.cache import (
     build_pair_cache,
     split_by_sequence,
 )
+from mlkd_ros.data.coded import add_coded_windows
+from mlkd_ros.data.packed import pack_cache, unpack_cache
 from mlkd_ros.data.sampler import NEAR_SIDES, PairSampler, SamplerSettings, narrowed, pair_loader
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.data.stills import Still
@@ -257,3 +259,111 @@ def test_narrowed_patches_show_the_same_pixels_about_the_same_centre() -> None:
         shown, hidden = narrow["box"].tolist()
         assert shown == [100 - margin, 110 - margin, 140 - margin, 130 - margin]
         assert hidden == [0, 0, 0, 0]
+
+
+def test_stills_are_cut_evenly_up_to_a_limit(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((200, 300, 3), np.uint8))
+    boxes = np.array([[10.0 + 25 * i, 50, 20, 20] for i in range(9)])
+    still = Still("a", tmp_path / "a.png", (300, 200), boxes)
+    settings = CacheSettings(side=64, per_still=4)
+    cut = build_pair_cache(tmp_path / "cache", stills=[still], settings=settings)
+    assert cut.object.tolist() == [0, 3, 6]
+
+
+def test_excluded_sequences_are_not_seen_and_weak_ones_seldom(cache: PairCache) -> None:
+    videos = replace(PLAIN, group_weights={"videos": 1.0})
+    alone = PairSampler(cache, replace(videos, exclude=("red",)))
+    assert {int(alone.sample(i).template[63, 63].argmax()) for i in range(30)} == {1}  # green
+    seldom = PairSampler(cache, replace(videos, fewer={"re": 0.1}))
+    seen = [int(seldom.sample(i).template[63, 63].argmax()) for i in range(300)]
+    assert 10 <= seen.count(2) <= 50  # one in eleven
+    with pytest.raises(ValueError, match="exclude names 'blue'"):
+        PairSampler(cache, replace(videos, exclude=("blue",)))
+
+
+def test_loose_boxes_are_marked(cache: PairCache) -> None:
+    sampler = PairSampler(cache, replace(PLAIN, loose=("gre",)))
+    pairs = [sampler.sample(index) for index in range(20)]
+    days = [pair for pair in pairs if not pair.night]
+    assert all((int(p.template[63, 63].argmax()) == 1) == p.loose for p in days)
+    assert not any(pair.loose for pair in pairs if pair.night)
+
+
+def test_high_gain_and_a_camera_s_processing_change_what_is_seen(cache: PairCache) -> None:
+    dark = SamplerSettings(negative=0, grey=0, coarse=0, search_blur=0, dark=1, night_noise=0)
+    dark = replace(dark, group_weights={"videos": 1.0}, keep_clean=True)
+    samplers = {
+        name: PairSampler(cache, replace(dark, **change), 3)
+        for name, change in (
+            ("plain", {}),
+            ("gain", {"high_gain": 1.0}),
+            ("seen", {"developed": 1.0}),
+        )
+    }
+    pairs = {name: [s.sample(i) for i in range(12)] for name, s in samplers.items()}
+    for index in range(12):
+        ways = [pairs[name][index] for name in pairs]
+        np.testing.assert_array_equal(ways[0].box, ways[1].box)  # the same geometry
+        np.testing.assert_array_equal(ways[0].clean_search, ways[2].clean_search)
+        assert all(pair.darkened for pair in ways)
+
+    def noise(pair):
+        """Deviation of the upper left corner, all background, in grey levels."""
+        return pair.search[4:60, 4:60].astype(float).std()
+
+    assert np.median([noise(p) for p in pairs["gain"]]) > np.median(
+        [noise(p) for p in pairs["plain"]]
+    )
+
+
+def test_coded_windows_are_made_once_and_sampled(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    sequences = [_sequence("red", (0, 0, 255)), _sequence("green", (0, 255, 0))]
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((200, 300, 3), 90, np.uint8))
+    still = Still("a", tmp_path / "a.png", (300, 200), np.array([[100.0, 80, 40, 24]]))
+    plain = build_pair_cache(tmp_path / "c", sequences, [still], CacheSettings(side=256))
+    assert plain.coded is None
+    with_coded = add_coded_windows(plain)
+    assert with_coded.coded is not None and with_coded.coded.shape == plain.windows.shape
+    means = with_coded.coded.reshape(13, -1).mean(1)
+    assert (means[:12] > 0).all() and means[12] == 0  # the still is no stream
+    again = np.array(with_coded.coded)
+    (tmp_path / "c" / "coded.u8").unlink()
+    np.testing.assert_array_equal(add_coded_windows(PairCache.open(tmp_path / "c")).coded, again)
+    settings = replace(PLAIN, coded=1.0, keep_clean=True, group_weights={"videos": 1.0})
+    sampler, unchanged = PairSampler(with_coded, settings, 2), PairSampler(plain, PLAIN, 2)
+    assert unchanged.sample(0).clean_search is None
+    for index in range(10):
+        pair = sampler.sample(index)
+        assert pair.darkened and pair.clean_search is not None
+        np.testing.assert_allclose(_bright_box(pair.clean_search), pair.box, atol=2.0)
+        assert not np.array_equal(pair.search, pair.clean_search)
+    stills = PairSampler(with_coded, replace(settings, group_weights={"stills": 1.0}))
+    assert not stills.sample(0).darkened  # it has no coded windows
+    (tmp_path / "c" / "coded.u8").write_bytes(b"short")
+    with pytest.raises(DatasetError, match=r"coded\.u8: \d+ bytes expected"):
+        PairCache.open(tmp_path / "c")
+
+
+def test_a_cache_travels_in_one_file_of_a_given_size(cache: PairCache, tmp_path: Path) -> None:
+    path = tmp_path / "pack"
+    assert pack_cache(cache, path, 10**7, side=128, quality=95) == len(cache)
+    there = unpack_cache(path, tmp_path / "there")
+    assert there.names == cache.names and there.night == cache.night and there.settings.side == 128
+    np.testing.assert_allclose(there.box, cache.box / 2, rtol=1e-6)
+    for row in range(len(there)):
+        x, y, w, h = there.box[row]
+        np.testing.assert_allclose(_bright_box(there.windows[row]), [x, y, x + w, y + h], atol=2.0)
+    sampler = PairSampler(there, PLAIN, seed=1)
+    np.testing.assert_allclose(_bright_box(sampler.sample(0).search), sampler.sample(0).box, atol=4)
+    size = path.stat().st_size
+    few = pack_cache(cache, path, size // 3, side=128, quality=95)
+    assert 3 <= few < len(cache) // 2 and path.stat().st_size < size // 2
+    assert set(unpack_cache(path, tmp_path / "few").sequence.tolist()) == {0, 1, 2}
+    with pytest.raises(ValueError, match="a window takes"):
+        pack_cache(cache, path, 10)
+    with pytest.raises(ValueError, match="side must be 64 to 256"):
+        pack_cache(cache, path, 10**7, side=400)
+    (tmp_path / "no").write_text("nothing")
+    with pytest.raises(DatasetError, match="no: no packed pair cache"):
+        unpack_cache(tmp_path / "no", tmp_path / "empty")

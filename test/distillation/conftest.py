@@ -26,7 +26,7 @@ def material(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(material):
     """Its windows, cut once."""
-    from mlkd_ros.distillation.train_command import open_or_build_cache
+    from mlkd_ros.cli.train import open_or_build_cache
 
     open_or_build_cache([str(material)], material / "cache")
     return material / "cache"

@@ -312,13 +312,33 @@ def test_election_differs_from_sample_to_sample_and_batch_election_does_not():
 def test_resampling_keeps_places():
     """A ramp over the search patch reads the same at the cells of any grid."""
 
+    def axis(cells, stride):
+        return (torch.arange(cells) - cells // 2) * float(stride)
+
     def ramp(cells, stride):
-        place = (torch.arange(cells) - cells // 2) * float(stride)
-        return place.expand(1, 1, cells, cells).contiguous()
+        return axis(cells, stride).expand(1, 1, cells, cells).contiguous()
 
     for cells, stride in ((15, 16), (17, 8), (29, 8), (16, 16)):
         to_cells, to_stride = 13, 8
-        ours = L.resample(ramp(cells, stride), stride, to_cells, to_stride)
+        ours = L.resample(ramp(cells, stride), axis(cells, stride), axis(to_cells, to_stride))
         assert torch.allclose(ours, ramp(to_cells, to_stride), atol=1e-3)
     same = ramp(15, 16)
-    assert L.resample(same, 16, 15, 16) is same
+    assert L.resample(same, axis(15, 16), axis(15, 16)) is same
+
+
+def test_features_are_compared_in_units_of_the_reference_and_clamped():
+    torch.manual_seed(1)
+    reference = torch.randn(2, 3, 5, 5) * 7
+    assert L.feature_loss(reference, reference).abs().max() == 0
+    unit = L.spread(reference)
+    half = (reference + 0.5 * unit).requires_grad_()
+    loss = L.feature_loss(half, reference)
+    assert loss.tolist() == pytest.approx([0.125, 0.125], rel=1e-4)  # 0.5^2 / 2
+    assert torch.allclose(L.feature_loss(half * 40, reference * 40), loss, rtol=1e-4)
+    loss.sum().backward()
+    assert half.grad.abs().min() > 0
+    far = (reference + 9 * unit).requires_grad_()
+    lost = L.feature_loss(far, reference)
+    assert lost.tolist() == pytest.approx([L.FEATURE_LIMIT] * 2)
+    lost.sum().backward()
+    assert far.grad.abs().max() == 0  # what noise has destroyed pulls at nothing

@@ -10,10 +10,17 @@ from training_support import ToyStudent, toy_batch
 from mlkd_ros.distillation import losses as L  # noqa: N812
 from mlkd_ros.distillation.config import DistillationSettings
 from mlkd_ros.distillation.enhancer import GammaEnhancer, IdentityEnhancer
-from mlkd_ros.distillation.objectives import Room, Supervised, single_student
+from mlkd_ros.distillation.objectives import (
+    Room,
+    Supervised,
+    best_box,
+    box_iou,
+    single_student,
+    with_clean,
+)
 from mlkd_ros.distillation.supervised import class_logits, foreground_map
-from mlkd_ros.distillation.teacher import Teacher, enhance_where
-from mlkd_ros.tracking.network import build_student
+from mlkd_ros.distillation.teacher import Teacher, TrunkFeatures, enhance_where, fitted
+from mlkd_ros.tracking.network import StudentOutput, build_student
 
 WITHOUT_CRL = {"crl": ("none",), "election": "none"}
 
@@ -190,3 +197,151 @@ def test_single_student_distillation_is_a_room_of_one():
     _, figures = objective.loss(toy_batch())
     assert objective.names == ("student",)
     assert set(figures) == {"cls", "reg", "kdc", "kdr", "crl", "gate"}
+
+
+class CentreToy(torch.nn.Module):
+    """A centre head on 16 x 16 cells that always sees 64 x 64 pixels at one cell."""
+
+    coder, stride, cells, search_size = "centre", 16, 16, 256
+
+    def __init__(self, row, column):
+        super().__init__()
+        self.trunk = torch.nn.Conv2d(3, 6, 16, 16)
+        self.place = row, column
+
+    def template(self, patch):
+        return (self.trunk(patch).mean((2, 3), keepdim=True),)
+
+    def search(self, patch, kernel):
+        maps = self.trunk(patch) * kernel
+        n, _, height, width = maps.shape
+        classification = torch.zeros(n, 2, height, width)
+        classification[:, 1] = -5
+        classification[:, 1, self.place[0], self.place[1]] = 5
+        regression = torch.tensor([0.25, 0.25, 0.5, 0.5])[None, :, None, None]
+        return StudentOutput(classification, regression.expand(n, 4, height, width), (maps,))
+
+    def forward(self, template, search):
+        return self.search(search, *self.template(template))
+
+
+def test_a_teacher_of_a_centre_head_teaches_by_its_map_and_its_best_box():
+    centre = Teacher([CentreToy(6, 9)], IdentityEnhancer())
+    batch = toy_batch()
+    batch["box"] = torch.tensor([[120.0, 72.0, 184.0, 136.0]]).expand(6, 4)  # about (152, 104)
+    view = centre(batch)
+    assert best_box(view).tolist() == [pytest.approx([120.0, 72.0, 184.0, 136.0])] * 6
+    objective = room(toys(1), centre, other_heads=1.0, **WITHOUT_CRL)
+    output = objective.students[0](batch["template"], batch["search"])
+    moved = objective._on_grid(0, view, output, batch)
+    assert moved.sides.shape == (6, 1, 4, 15, 15) and moved.classification.shape == (6, 2, 15, 15)
+    assert moved.regression_loss[:-1].max() < 1e-5  # its box is the true one
+    # (152, 104) lies 7.5 pixels before a cell of the students' and 8.5 behind another.
+    fg = moved.classification[0, 1]
+    assert fg[6, 9] == fg.max() and fg[0, 0] == pytest.approx(-5, abs=1e-4)
+    _, figures = objective.loss(batch)
+    assert figures["kdr"] > 0
+    both = room(toys(1), [Teacher([ToyStudent()], IdentityEnhancer()), centre], **WITHOUT_CRL)
+    assert torch.isfinite(both.loss(batch)[0]) and both.teacher.head.coder == "point"
+    silent = room(toys(1), centre, other_heads=0.0, **WITHOUT_CRL)
+    assert silent.loss(batch)[1]["kdc"] == 0
+
+
+def test_correlation_maps_of_another_architecture_are_compared_by_their_means():
+    centre = Teacher([CentreToy(6, 9)], IdentityEnhancer())
+    loss, figures = room(toys(1), centre, crl=("l2",), election="none").loss(toy_batch())
+    assert torch.isfinite(loss) and figures["crl"] > 0
+    with pytest.raises(ValueError, match="features needs a teacher"):
+        room(toys(1), centre, features=1.0, **WITHOUT_CRL)
+
+
+def test_a_student_of_a_centre_head_learns_from_either_kind():
+    batch = toy_batch()
+    for teacher in (CentreToy(3, 3), ToyStudent()):
+        student = CentreToy(6, 9)
+        objective = room([student], Teacher([teacher], IdentityEnhancer()), **WITHOUT_CRL)
+        assert torch.isfinite(objective.loss(batch)[0])
+
+
+def test_patches_of_odd_side_get_a_line_where_a_network_wants_even_ones():
+    patch = torch.rand(1, 3, 255, 255)
+    assert fitted(ToyStudent(), patch) is patch
+    even = fitted(CentreToy(0, 0), patch)
+    assert even.shape[-2:] == (256, 256) and torch.equal(even[..., :255, :255], patch)
+    assert torch.equal(even[..., 255, :255], patch[..., 254, :])
+
+
+def test_clean_views_go_along_as_further_samples_degraded_ones_first():
+    settings = {"teacher_input": "clean", "paired": 0.34, **WITHOUT_CRL}
+    objective = room(toys(1), **settings)
+    batch = toy_batch()
+    rows = objective._paired_rows(batch)
+    assert rows.tolist() == [1, 4]  # those that are darkened
+    whole = with_clean(batch, rows)
+    assert torch.equal(whole["search"][6:], batch["clean_search"][rows])
+    assert torch.equal(whole["box"][6:], batch["box"][rows]) and not whole["darkened"][6:].any()
+    # The loss is that of the larger batch.
+    alone = Room(
+        objective.students,
+        objective.teachers,
+        DistillationSettings(
+            teacher_input="clean", classification=0.0, regression=0.0, **WITHOUT_CRL
+        ),
+        1.2,
+    )
+    paired = Room(
+        objective.students,
+        objective.teachers,
+        DistillationSettings(classification=0.0, regression=0.0, **settings),
+        1.2,
+    )
+    assert paired.loss(batch)[0].item() == pytest.approx(alone.loss(whole)[0].item(), rel=1e-5)
+
+
+def test_features_of_the_noisy_view_are_pulled_to_those_of_the_clean_one():
+    weights = {"classification": 0.0, "regression": 0.0, "teacher_input": "clean"}
+    batch, student = toy_batch(), toys(1)[0]
+    plain = room([student], **weights, **WITHOUT_CRL, paired=0.34)
+    pulled = room([student], **weights, **WITHOUT_CRL, paired=0.34, consistency=2.0)
+    base, loss = plain.loss(batch)[0], pulled.loss(batch)
+    with TrunkFeatures(student) as trunk:
+        student(batch["template"], batch["search"])
+        student(batch["clean_template"], batch["clean_search"])
+    noisy, clean = trunk.maps[1], trunk.maps[3]
+    expected = L.feature_loss(noisy[[1, 4]], clean[[1, 4]]).mean()
+    assert loss[1]["consistency"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (loss[0] - base).item() == pytest.approx(2 * expected.item(), rel=1e-3)
+    assert not student.trunk._forward_hooks  # nothing keeps listening
+    identical = {**batch, "search": batch["clean_search"], "template": batch["clean_template"]}
+    assert pulled.loss(identical)[1]["consistency"] < 1e-10
+
+
+def test_features_of_the_teacher_are_an_aim():
+    teacher = Teacher([ToyStudent()], IdentityEnhancer(), "clean")
+    same = copy.deepcopy(teacher.network.networks[0]).requires_grad_(True)
+    batch = toy_batch()
+    clean = {**batch, "search": batch["clean_search"], "template": batch["clean_template"]}
+    settings = {"teacher_input": "clean", "features": 1.0, **WITHOUT_CRL}
+    assert room([same], teacher, **settings).loss(clean)[1]["features"] < 1e-10
+    assert room(toys(1), teacher, **settings).loss(batch)[1]["features"] > 0
+
+
+def test_where_annotations_are_loose_the_box_of_a_teacher_that_agrees_counts():
+    teacher = Teacher([CentreToy(6, 9)], IdentityEnhancer())
+    objective = room(toys(1), teacher, **WITHOUT_CRL)
+    batch = toy_batch()
+    true = torch.tensor([120.0, 72.0, 184.0, 136.0])
+    batch["box"] = torch.stack([true + 4, true + 4, true + 60, true, true, true * 0])
+    batch["loose"] = torch.tensor([True, False, True, True, False, True])
+    tight = objective._tightened(batch, [teacher(batch)])["box"]
+    assert torch.allclose(tight[0], true)  # loose, and near the teacher's
+    assert torch.equal(tight[1:3], batch["box"][1:3])  # not loose; loose, but somewhere else
+    assert torch.equal(tight[-1], batch["box"][-1])  # shows no target
+    assert box_iou(true[None], true[None] + 64).item() == 0
+
+
+def test_paired_views_need_clean_patches():
+    with pytest.raises(ValueError, match="need teacher_input: clean"):
+        DistillationSettings(paired=0.5)
+    with pytest.raises(ValueError, match="paired must be a share"):
+        DistillationSettings(paired=1.5, teacher_input="clean")

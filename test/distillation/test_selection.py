@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration of the confidence, and `mlkd select` from runs to a checkpoint with its card."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
-from training_support import write_flights
+from training_support import write_checkpoint, write_flights
 
 from mlkd_ros.cli import main
+from mlkd_ros.cli.select import _refused
 from mlkd_ros.data.sequences import Sequence, load_otb_folders
 from mlkd_ros.distillation import selection
 from mlkd_ros.distillation.calibration import (
@@ -19,20 +22,24 @@ from mlkd_ros.distillation.calibration import (
     reliability_table,
 )
 from mlkd_ros.distillation.selection import (
+    CandidateResult,
     Samples,
     _Probe,
     calibrate,
+    falls_behind,
     find_candidates,
     make_trials,
+    overlap_on_target,
+    refusal,
 )
-from mlkd_ros.distillation.student import write_student
+from mlkd_ros.distillation.student import average_files, average_states, write_student
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.tracking import CheckpointError, TrackResult, TrackState, load_tracker
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import load_checkpoint
-from mlkd_ros.tracking.frame import as_frame
 from mlkd_ros.tracking.geometry import CropWindow, context_side, crop
 from mlkd_ros.tracking.network import build_student
-from mlkd_ros.tracking.presence import calibrated_confidence
+from mlkd_ros.tracking.peaks import peaks_of
 from mlkd_ros.tracking.settings import TrackerSettings
 
 
@@ -54,9 +61,12 @@ def test_the_calibration_that_made_the_data_is_found():
 
 
 def test_calibration_is_applied_as_the_tracker_applies_it():
-    scores = np.array([0.0, 0.3, 0.9, 1.0])
-    ours = apply_platt(scores, 0.7, -0.4)
-    assert ours == pytest.approx([calibrated_confidence(s, 0.7, -0.4) for s in scores])
+    scores = np.array([0.01, 0.3, 0.9, 0.99])
+    rows = [(60.0 + 60 * i, 90.0, 30.0, 30.0, np.log(s / (1 - s)), 0.0)
+            for i, s in enumerate(scores)]  # fmt: skip
+    settings = TrackerSettings(calibration=(0.7, -0.4))
+    (peaks,) = peaks_of([CropWindow(0, 0, 255, 255)], np.array([rows]), settings)
+    assert apply_platt(scores, 0.7, -0.4) == pytest.approx([peak.quality for peak in peaks])
 
 
 @pytest.mark.parametrize("correct", [[True] * 5, [False] * 5, []])
@@ -184,6 +194,92 @@ def test_select_writes_the_best_with_calibration_and_card(runs, tmp_path, capsys
     tracker = load_tracker(output, device="cpu")
     tracker.init(sequence.frames[0], sequence.boxes[0])
     assert 0 <= tracker.update(sequence.frames[1]).confidence <= 1
+
+
+def test_overlap_on_target_leaves_out_what_is_told_missed_or_lost():
+    truth = np.array([[0, 0, 10, 10]] * 4 + [[np.nan] * 4], float)
+    boxes = truth.copy()
+    boxes[1] = [0, 0, 10, 8]  # 0.8
+    boxes[2] = [0, 0, 10, 6]  # 0.6
+    boxes[3] = [9, 9, 10, 10]  # lost
+    boxes[4] = [0, 0, 10, 10]  # absent
+    assert overlap_on_target(boxes, truth) == pytest.approx(0.7)
+    assert np.isnan(overlap_on_target(boxes[:1], truth[:1]))
+
+
+def test_falling_behind_is_judged_by_a_standard_error():
+    start = [0.5, 0.6, 0.7, 0.8]
+    behind, mean, error = falls_behind([0.4, 0.6, 0.6, 0.8], start)
+    assert behind and mean == pytest.approx(-0.05) and error == pytest.approx(0.1 / np.sqrt(12))
+    assert not falls_behind([0.2, 0.8, 0.7, 0.8], start)[0]  # one flight lost, one gained
+    assert falls_behind([0.5, np.nan], [0.5, 0.9])[:2] == (False, 0.0)
+    assert not falls_behind([np.nan], [0.5])[0]
+
+
+def flown(name, day, boxes):
+    result = CandidateResult(Path(f"run/{name}.safetensors"))
+    result.successes, result.boxes = {"day": day}, {"day": boxes, "dark": boxes}
+    return result
+
+
+def test_students_that_forgot_the_day_or_let_go_of_boxes_are_refused():
+    start = flown("start", [0.7, 0.6, 0.8], [0.8, 0.75, 0.85])
+    good = flown("good", [0.71, 0.61, 0.8], [0.81, 0.75, 0.86])
+    forgot = flown("forgot", [0.6, 0.5, 0.7], [0.8, 0.75, 0.85])
+    loose = flown("loose", [0.75, 0.65, 0.85], [0.7, 0.66, 0.75])
+    assert refusal(good, start) == ""
+    assert "success AUC by day -0.1000" in refusal(forgot, start)
+    assert "IoU on the target, dark" in refusal(loose, start)
+    assert set(_refused([good, forgot, loose, start], True)) == {"run/forgot", "run/loose"}
+    assert _refused([forgot, start], False) == {}
+    with pytest.raises(ValueError, match="every student is below its start: run/forgot: success"):
+        _refused([forgot, start], True)
+
+
+def test_averages_of_weights_by_hand():
+    one = {"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(5)}
+    two = {"w": torch.tensor([3.0, 5.0]), "n": torch.tensor(9)}
+    mean = average_states([one, two])
+    assert mean["w"].tolist() == [2.0, 4.0] and mean["n"] == 5
+    assert average_states([one, two], [3, 1])["w"].tolist() == [1.5, 3.5]
+    with pytest.raises(ValueError, match="1 given for 2"):
+        average_states([one, two], [1])
+    with pytest.raises(ValueError, match="zero or more"):
+        average_states([one, two], [1, -1])
+    with pytest.raises(ValueError, match="w: not in every student, or of another shape"):
+        average_states([one, {"w": torch.zeros(3), "n": torch.tensor(1)}])
+
+
+def test_a_student_and_its_start_are_averaged_into_a_checkpoint(runs, tmp_path):
+    pair = [runs / "room/student_l2.safetensors", runs / "room/student_spatial.safetensors"]
+    output = tmp_path / "mean.safetensors"
+    words = ["average", *pair, "--weights", 0.25, 0.75, "-o", output]
+    assert main([str(word) for word in words]) == 0
+    mean = load_checkpoint(output)
+    first, second = (load_checkpoint(path).weights["cls_head.weight"] for path in pair)
+    assert mean.weights["cls_head.weight"] == pytest.approx(0.25 * first + 0.75 * second, abs=1e-6)
+    assert mean.provenance["averaged"] == {
+        "student_l2.safetensors": 0.25, "student_spatial.safetensors": 0.75
+    }  # fmt: skip
+    assert {"template", "search", "search_near"} <= set(mean.graphs)
+    other = write_checkpoint(tmp_path / "large.safetensors", "mobilenetv2_s8")
+    with pytest.raises(ValueError, match="large.safetensors: is a mobilenetv2_s8"):
+        average_files([pair[0], other], output)
+
+
+def test_select_flies_the_start_and_blends_beside(runs, tmp_path, capsys):
+    validation = tmp_path / "validation"
+    write_flights(validation, ("crossing",), frames=6)
+    student, output = runs / "one/student.safetensors", tmp_path / "best.safetensors"
+    words = ["select", student, "--validation", validation, "--dataset", "otb", "--device", "cpu"]
+    words += ["--condition", "day", "--start", student, "--blend", 0.5, "--output", output]
+    assert main([str(word) for word in words]) == 0
+    selection = load_checkpoint(output).provenance["selection"]
+    assert set(selection["success_auc"]) == {"one/student", "one/student_0.5", "start/start"}
+    assert selection["refused"] == {} and selection["chosen"].startswith("one/student")
+    place = words.index("--start")
+    assert main([str(word) for word in [*words[:place], *words[place + 2 :], "--force"]]) == 2
+    assert "give --start as well" in capsys.readouterr().err
 
 
 def test_trials_darken_with_every_seed_and_fly_unseen_flights(monkeypatch):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets and losses of both kinds of head."""
+"""Targets and losses of the three kinds of head."""
 
 import math
 
@@ -10,14 +10,20 @@ import torch
 from mlkd_ros.distillation.supervised import (
     IGNORE,
     Head,
+    LossRules,
+    PointTargets,
     anchor_targets,
     cell_points,
+    centre_heat,
+    centre_targets,
     class_logits,
     classification_loss,
     foreground_map,
+    overlaps,
     point_targets,
+    regression_loss,
 )
-from mlkd_ros.tracking.geometry import PointCoder, iou
+from mlkd_ros.tracking.geometry import CentreCoder, PointCoder, iou
 from mlkd_ros.tracking.network import StudentOutput, build_student
 
 POINT = Head.of(build_student("mobile_s16"))
@@ -112,3 +118,97 @@ def test_channels_of_anchors_are_background_first():
     output = StudentOutput(classification, torch.zeros(1, 20, 3, 3), ())
     assert class_logits(output)[0, 1, 3, 1, 2] == 4.0
     assert foreground_map(output)[0, 1, 2] == 4.0
+
+
+def distances(*values):
+    """One cell's left, top, right, bottom as a map ``(1, 4, 1, 1)``."""
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 4, 1, 1)
+
+
+def test_overlaps_by_hand():
+    one, same = distances(10, 10, 10, 10), distances(10, 10, 10, 10)
+    assert [o.item() for o in overlaps(one, same)] == pytest.approx([1.0, 1.0])
+    # 20 x 20 in 30 x 30 about one centre: 400 of 900, and the hull is the larger one.
+    around = overlaps(one, distances(15, 15, 15, 15))
+    assert [o.item() for o in around] == pytest.approx([4 / 9] * 2)
+    # Apart: 2 x 10 beside 2 x 10 with a gap of 6: hull 10 x 10, union 40.
+    apart = overlaps(distances(2, 5, 0, 5), distances(-6, 5, 8, 5))
+    assert [o.item() for o in apart] == pytest.approx([0.0, -0.6])
+
+
+def test_box_losses_let_nothing_go_near_a_tight_box():
+    targets = PointTargets(torch.ones(1, 1, 1, dtype=torch.int64), distances(16, 16, 16, 16))
+    near = distances(16, 16, 17, 16)
+    plain = regression_loss(near, targets).item()
+    assert plain == pytest.approx(1 - 32 / 33, abs=1e-6)
+    assert regression_loss(near, targets, "giou").item() == pytest.approx(plain, abs=1e-6)
+    assert regression_loss(near, targets, l1=2.0).item() == pytest.approx(plain + 2 * 0.25 / 32)
+    far = distances(-100, 16, 132, 16).requires_grad_()
+    regression_loss(far, targets).backward()
+    assert far.grad.abs().sum() == 0  # no overlap: the IoU has no gradient, the generalised one has
+    regression_loss(far, targets, "giou").backward()
+    assert far.grad.abs().sum() > 0
+
+
+def test_scores_are_asked_for_the_quality_of_their_boxes():
+    labels = torch.tensor([[[[1, 0]]]])
+    quality = torch.tensor([[[[0.7, 1.0]]]])
+    logits = torch.zeros(1, 2, 1, 1, 2)
+    logits[0, 1, 0, 0, 0] = math.log(0.7 / 0.3)
+    logits.requires_grad_()
+    loss = classification_loss(logits, labels, quality)
+    loss.backward()
+    # At the asked score the target's cell has no gradient, and its loss is the entropy.
+    assert logits.grad[..., 0].abs().max() < 1e-6
+    entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3))
+    assert loss.item() == pytest.approx(0.5 * entropy + 0.5 * math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("rules", "name"), [({"box": "l7"}, "box"), ({"quality": 2.0}, "quality"), ({"l1": -1.0}, "l1")]
+)
+def test_rules_without_a_meaning_are_named(rules, name):
+    with pytest.raises(ValueError, match=name):
+        LossRules(**rules)
+
+
+def test_the_heat_of_a_centre_by_hand():
+    head = Head("centre", 16)
+    points = head.points(16, 256)
+    assert points.tolist() == [8.0 + 16 * i for i in range(16)]
+    boxes = torch.tensor([[80.0, 96.0, 208.0, 224.0], [0.0] * 4])
+    heat = centre_heat(boxes, torch.tensor([True, False]), points)
+    assert heat[0, 10, 9] == 1 and (heat[0] == 1).sum() == 1  # centre (144, 160): cells 9 and 10
+    # 8 x 8 cells: (8 - r)^2 / (128 - (8 - r)^2) = 0.3 at r = 2.57, floor 2, deviation 5 / 6.
+    assert heat[0, 10, 10].item() == pytest.approx(math.exp(-0.5 * 1.2**2))
+    assert (heat[1] == 0).all()
+    labels = centre_targets(boxes, torch.tensor([True, False]), points).labels
+    assert labels[0, 10, 9] == 1 and labels[0, 10, 10] == IGNORE and labels[0, 0, 0] == 0
+    assert (labels[1] == 0).all()
+
+
+def test_a_perfect_centre_map_has_no_loss_and_decodes_to_the_box():
+    torch.manual_seed(0)
+    head, coder = Head("centre", 16), CentreCoder(16, 16, 256)
+    box = [70.0, 100.0, 110.0, 120.0]
+    logits = torch.full((1, 2, 16, 16), 0.0)
+    logits[0, 1] = -20.0
+    logits[0, 1, 6, 5] = 20.0  # of centre (90, 110)
+    regression = torch.zeros(1, 4, 16, 16)
+    regression[0, :, 6, 5] = torch.tensor([40 / 256, 20 / 256, 90 / 16 - 5, 110 / 16 - 6])
+    output = StudentOutput(logits, regression, ())
+    losses = head.losses(output, batch(box, size=256))
+    assert losses.regression.item() < 1e-4 and losses.classification.item() < 1e-4
+    sides = head.sides(output, 256)[0, 0, :, 6, 5]
+    assert sides.tolist() == pytest.approx(box)
+    cx, cy, w, h = (part.reshape(16, 16)[6, 5] for part in coder.decode(regression.numpy()))
+    assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx(box)
+    wrong = StudentOutput(-logits, regression, ())
+    assert head.losses(wrong, batch(box, size=256)).classification.item() > 5
+
+
+def test_a_head_with_unknown_outputs_is_named():
+    student = build_student("mobile_s16")
+    student.coder = "corner"
+    with pytest.raises(ValueError, match=r"MobileStudent: a corner head.*knows point"):
+        Head.of(student)

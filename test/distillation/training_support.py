@@ -48,6 +48,7 @@ def toy_batch(count=6, seed=0):
         "positive": torch.arange(count) < count - 1,
         "night": torch.arange(count) % 3 == 0,
         "darkened": torch.arange(count) % 3 == 1,
+        "loose": torch.zeros(count, dtype=torch.bool),
     }
     return batch
 

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mlkd_ros.cli import evaluate as command
 from mlkd_ros.data.sequences import DatasetError, Sequence, load_video_pairs
-from mlkd_ros.evaluation import command, datasets, night_flights, running, trackers
+from mlkd_ros.evaluation import datasets, night_flights, running, trackers
 from mlkd_ros.evaluation.one_pass import (
     OnePass,
     darkened_frames,
@@ -75,7 +76,9 @@ def test_darkening_is_the_same_in_every_run_and_differs_between_frames() -> None
     renamed = Sequence("other", [image] * 3, np.ones((3, 4)))
     assert not np.array_equal(next(darkened_frames(renamed, "dark")), first[0])
     assert next(darkened_frames(sequence, "day")) is image
-    with pytest.raises(ValueError, match="day, dusk, street, dark, very_dark, not 'night'"):
+    with pytest.raises(
+        ValueError, match="day, dusk, street, dark, very_dark, high_gain, codec, not 'night'"
+    ):
         darkened_frames(sequence, "night")
 
 
@@ -111,10 +114,13 @@ def test_tracker_names_and_their_errors(tmp_path: Path) -> None:
     label = trackers.tracker_label
     assert label("ours") == "ours" and label("ours=runs/best.safetensors") == "ours-best"
     assert label("nanotrack=w/v3_backbone.onnx,w/v3_head.onnx") == "nanotrack-v3"
+    assert label("lightfc=w/light_template.onnx,w/light_search.onnx") == "lightfc-light"
     with pytest.raises(ValueError, match="must be one of ours, .*, not 'siam'"):
         trackers.create_tracker("siam")
     with pytest.raises(ValueError, match=r"nanotrack=BACKBONE\.onnx,HEAD\.onnx"):
         trackers.create_tracker("nanotrack")
+    with pytest.raises(ValueError, match=r"one network: vittrack=NETWORK\.onnx"):
+        trackers.create_tracker("vittrack=a.onnx,b.onnx")
     with pytest.raises(ValueError, match="no such network file"):
         trackers.create_tracker(f"opencv-nano={tmp_path}/a.onnx,{tmp_path}/b.onnx")
 
@@ -143,6 +149,24 @@ def test_the_teacher_sees_enhanced_patches_and_always_has_a_box() -> None:
     assert teacher.update(np.zeros_like(image)) is not None
     assert trackers.tracker_label(f"teacher={path}@gamma") == "teacher-student@gamma"
     assert trackers.tracker_label(f"teacher={path},b.pth@x/e.pth:12") == "teacher-student+b@e-12"
+
+
+def test_lightfc_runs_in_its_plain_loop_and_refuses_other_networks(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from lightfc_graphs import published_graphs
+
+    for name, graph in published_graphs(np.random.default_rng(0)).items():
+        onnx.save(graph, tmp_path / name)
+    paths = [f"{tmp_path}/lightfc_{kind}.onnx" for kind in ("template", "search")]
+    tracker = trackers.create_tracker("lightfc=" + ",".join(paths))
+    image = np.random.default_rng(1).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    # At the corner, where the search region is padded.
+    tracker.init(image, (0.0, 0.0, 40.0, 30.0))
+    box = tracker.update(image)
+    assert box is not None and min(box[2:]) >= 10
+    assert 0 <= box[0] <= box[0] + box[2] <= 320 and 0 <= box[1] <= box[1] + box[3] <= 240
+    with pytest.raises(ValueError, match=r"search\.onnx: outputs are .*; LightFC's template graph"):
+        trackers.create_tracker("lightfc=" + ",".join(reversed(paths)))
 
 
 def test_opencv_trackers_follow_a_bright_square() -> None:

@@ -2,15 +2,17 @@
 """Results of stand-in trackers on tiny sequences, as tables and as a report."""
 
 import argparse
+import asyncio
 import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from browser import EXECUTABLE, Browser
 
+from mlkd_ros.cli import report as report_command
 from mlkd_ros.data.sequences import DatasetError, ImageFrames, Sequence
-from mlkd_ros.evaluation import report_command
 from mlkd_ros.evaluation.one_pass import OnePass, write_result
 from mlkd_ros.evaluation.report import read_section, write_report
 from mlkd_ros.evaluation.results import read_annotated, score_folder, write_manifest
@@ -109,3 +111,20 @@ def test_other_trackers_are_shown_beside(results: Path, tmp_path: Path) -> None:
     section = read_section(results, tmp_path / "published")
     assert [one.label for one in section.trackers] == ["ours", "zz<b>", "siam"]
     assert section.trackers[2].milliseconds().size == 0
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="no browser")
+def test_the_report_fits_a_phone(results: Path, tmp_path: Path) -> None:
+    """The page is as wide as the screen; a table that is wider scrolls by itself."""
+    output = tmp_path / "report.html"
+    write_report([read_section(results)], output, worst=1)
+
+    async def look() -> None:
+        async with Browser() as browser:
+            page = await browser.open(output.as_uri())
+            for width in (390, 844, 1280):
+                await page.resize(width, 800, phone=width < 1000)
+                assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            assert await page.evaluate("document.querySelectorAll('.wide table').length >= 3")
+
+    asyncio.run(look())

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from mlkd_ros.cli import score as score_command
 from mlkd_ros.data.sequences import DatasetError
-from mlkd_ros.evaluation import score_command
 from mlkd_ros.evaluation.metrics import RunningScores, score
 from mlkd_ros.evaluation.streaming import LatencyHistogram, score_bag
 
@@ -77,12 +76,12 @@ def _detections(stamp: float, boxes: list[tuple[str, float, float]], share: floa
     return _make("vision_msgs/msg/Detection2DArray", header=_header(stamp), detections=found)
 
 
-def _image(stamp: float) -> Any:
+def _image(stamp: float, size: int) -> Any:
     return _make(
         "sensor_msgs/msg/CompressedImage",
         header=_header(stamp),
         format="jpeg",
-        data=np.zeros(50, np.uint8),
+        data=np.zeros(size, np.uint8),
     )
 
 
@@ -116,6 +115,7 @@ class Flight:
     reported: Callable[[int], bool] = staticmethod(lambda number: True)
     offset = 0.0  # of the recorder's clock
     image_every = 1
+    image_bytes = 50
     topics = ("image", "ground_truth", "detections", "status")
 
     def __init__(self, **changes: Any) -> None:
@@ -127,7 +127,7 @@ class Flight:
             stamp = START + number / RATE
             truth = [("car_0", STEP * number, self.seen(number)), ("car_1", 900.0, 1.0)]
             if number % self.image_every == 0:
-                messages.append((stamp + 0.002, "image", _image(stamp)))
+                messages.append((stamp + 0.002, "image", _image(stamp, self.image_bytes)))
             messages.append((stamp + 0.003, "ground_truth", _detections(stamp, truth)))
             latency = self.latency(number)
             if latency is not None:
@@ -243,25 +243,18 @@ def test_what_is_wrong_with_a_bag_is_named(tmp_path: Path) -> None:
         score_bag(bag, published="now")
 
 
-def test_a_damaged_bag_is_scored_up_to_the_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bag = Flight().write(tmp_path / "bag")
-    whole = AnyReader.messages
-
-    def broken(self: AnyReader, *arguments: Any, **options: Any) -> Any:
-        for number, one in enumerate(whole(self, *arguments, **options)):
-            if number == 150:
-                raise RuntimeError("checksum")
-            yield one
-
-    monkeypatch.setattr(AnyReader, "messages", broken)
+def test_a_damaged_bag_is_scored_up_to_the_damage(tmp_path: Path) -> None:
+    bag = Flight(image_bytes=50_000).write(tmp_path / "bag")
+    (file,) = bag.glob("*.mcap")
+    size = file.stat().st_size
+    with file.open("r+b") as stream:  # without its end, as a battery leaves it
+        stream.truncate(size * 2 // 3)
     scores = score_bag(bag)
-    assert "bag: cannot be read to its end: checksum" in scores.notes[0]
+    assert any("breaks off" in note for note in scores.notes)
     assert 30 < scores.images < 99 and scores.streaming is not None
-    with open(next(bag.glob("*.mcap")), "r+b") as file:
-        file.truncate(4000)
-    with pytest.raises(DatasetError, match="cannot be read as a rosbag2 bag"):
+    with file.open("r+b") as stream:
+        stream.truncate(20)
+    with pytest.raises(DatasetError, match="neither images|to score|holds no"):
         score_bag(bag)
 
 

@@ -25,10 +25,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.share import share_directory
-from mlkd_ros.simulation.encode import image_message
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 

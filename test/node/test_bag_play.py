@@ -24,9 +24,9 @@ from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
+from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
-from mlkd_ros.node.recorder import message_types
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 

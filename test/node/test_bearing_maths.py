@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
-from mlkd_ros.node.bearing import (
+from mlkd_ros.session.bearing import (
     Bearing,
     Calibration,
     CalibrationError,

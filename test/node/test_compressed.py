@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
-from mlkd_ros.node import compressed
-from mlkd_ros.node.compressed import CompressedDecoder, CompressedFrame, read_header
-from mlkd_ros.tracking.encoding import Mono16Range, UnusableImageError
-from mlkd_ros.tracking.frame import BgrFrame
+from mlkd_ros.imaging import compressed
+from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.compressed import CompressedFrame, read_header
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import BgrFrame
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.tracking.geometry import CropWindow, crop
 
 WIDTH, HEIGHT = 643, 361
@@ -47,7 +49,7 @@ def test_colour_comes_back_whatever_the_format_is_called(
     picture: np.ndarray, kind: str, name: str
 ) -> None:
     message = CompressedImage(format=name, data=file_of(picture, kind))
-    frame = CompressedDecoder().decode(message)
+    frame = Decoder().decode(message)
     assert (frame.width, frame.height) == (WIDTH, HEIGHT)
     assert frame.nbytes == len(message.data)
     assert cv2.absdiff(whole(frame), picture).mean() <= (1.5 if kind == ".jpg" else 0)
@@ -69,7 +71,7 @@ def test_grey_16_bit_grey_and_mosaic(picture: np.ndarray) -> None:
     assert cv2.absdiff(whole(frame), expected).mean() < 1.5
     deep = grey.astype(np.uint16) * np.uint16(16)
     frame = CompressedFrame(
-        file_of(deep, ".png"), "16UC1; png compressed ", Mono16Range(white=255 * 16)
+        file_of(deep, ".png"), "16UC1; png compressed ", CameraSettings(white=255 * 16)
     )
     assert frame.header.bits == 16
     np.testing.assert_array_equal(whole(frame), expected)
@@ -122,7 +124,7 @@ def test_decoded_once_when_somebody_looks(picture: np.ndarray, decodings: list[i
 def test_frames_of_one_decoder_keep_the_pixels_of_one_image(
     picture: np.ndarray, decodings: list[int]
 ) -> None:
-    decoder = CompressedDecoder()
+    decoder = Decoder()
     message = CompressedImage(format="jpeg", data=file_of(picture))
     first, second = decoder.decode(message), decoder.decode(message)
     for frame in (first, second, second, first):
@@ -158,7 +160,7 @@ def test_the_patch_lies_where_it_would_without_the_scale() -> None:
 def test_a_finer_decoding_serves_a_coarser_window(
     picture: np.ndarray, decodings: list[int]
 ) -> None:
-    decoder = CompressedDecoder()
+    decoder = Decoder()
     message = CompressedImage(format="jpeg", data=file_of(picture))
     for _ in range(3):
         frame = decoder.decode(message)

@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from mlkd_ros.node import diagnostics
 from mlkd_ros.node.diagnostics import Latency, Monitor, Phase, Snapshot, diagnostic_statuses
-from mlkd_ros.node.image_health import ImageHealth
+from mlkd_ros.session.image_health import ImageHealth
 from mlkd_ros.tracking import TrackState
 
 GOOD = Snapshot(
@@ -76,7 +76,8 @@ def test_about_the_images(change: dict, level: bytes, words: str) -> None:
         ({"phase": Phase.INACTIVE}, STALE, "inactive: not tracking"),
         ({"fallback": "the GPU failed"}, WARN, "the GPU failed"),
         ({"clock_missing": True}, WARN, "no time on /clock"),
-        ({"latency": Latency(1e9, 1e9, 1e9, 1e9)}, WARN, "set use_sim_time"),
+        ({"clock_offset": 1e9}, WARN, "1000000000.0 s behind this node's clock"),
+        ({"clock_offset": -37.02}, WARN, "37.0 s ahead of this node's clock (TAI"),
     ],
 )
 def test_about_the_tracking(change: dict, level: bytes, words: str) -> None:

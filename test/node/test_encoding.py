@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from node_support import image_of
 
-from mlkd_ros.node.decoding import Decoder
-from mlkd_ros.simulation.encode import encode
-from mlkd_ros.tracking.encoding import ENCODINGS, Mono16Range, UnusableImageError
+from mlkd_ros.imaging.camera import CameraSettings
+from mlkd_ros.imaging.encode import encode
+from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
+from mlkd_ros.imaging.messages import Decoder
 
 WIDTH, HEIGHT = 64, 48
 
@@ -66,7 +67,7 @@ def test_big_endian_16_bit(colours: np.ndarray) -> None:
 def test_the_range_of_a_12_bit_camera(colours: np.ndarray) -> None:
     message = image_of(colours, 1, "mono16")
     message.data = (np.frombuffer(message.data, np.uint16) >> 4).astype(np.uint16).tobytes()
-    decoded = Decoder(Mono16Range(white=4095)).decode(message).window(0, 0, WIDTH, HEIGHT)
+    decoded = Decoder(CameraSettings(white=4095)).decode(message).window(0, 0, WIDTH, HEIGHT)
     grey = cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY)
     assert cv2.absdiff(decoded[..., 0], grey).max() <= 1
 

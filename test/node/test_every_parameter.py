@@ -31,6 +31,7 @@ GIVEN: dict[str, object] = {
     "rectangle_topic": "boxes",
     "click_size": 40.0,
     "click_image_width": 320,
+    "student": "fast",
     "checkpoint": str(STUDENT),
     "device": "cpu",
     "engine": "onnxruntime",
@@ -54,11 +55,8 @@ GIVEN: dict[str, object] = {
     "presence.tracking_above": 0.31,
     "presence.uncertain_below": 0.21,
     "presence.lost_below": 0.11,
-    "presence.lost_after": 1.75,
-    "presence.doubt_for": 2.75,
+    "presence.shown_above": 0.06,
     "presence.reacquire_above": 0.85,
-    "presence.near": 1.25,
-    "presence.spread": 2.25,
     "presence.give_up_after": 45.0,
 }
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}

@@ -15,15 +15,15 @@ from node_support import GroundStation, Scene, image_of, only_box, wait_until
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.node import tracker_node
-from mlkd_ros.node.fallback import CpuFallback
-from mlkd_ros.node.history import FrameHistory, HeldFrame
-from mlkd_ros.node.targets import Designation, DesignationError, TargetSet
 from mlkd_ros.node.tracker_node import TrackerNode
+from mlkd_ros.session.fallback import CpuFallback
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Designation, DesignationError, TargetSet
 from mlkd_ros.tracking import EngineError, Tracker, TrackState, load_tracker
 from mlkd_ros.tracking.checkpoint import load_checkpoint
 from mlkd_ros.tracking.engine import OnnxRuntimeEngine
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
 
 ERROR = "CUDA error: an illegal memory access was encountered\nand pages of advice"

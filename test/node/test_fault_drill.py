@@ -18,7 +18,7 @@ from node_support import Scene, TrackerProcess, image_of, only_box, wait_until
 from sensor_msgs.msg import Image
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node.targets import Code
+from mlkd_ros.session.targets import Code
 from mlkd_ros.tracking.geometry import iou
 
 Box = tuple[float, float, float, float]

@@ -11,8 +11,8 @@ import pytest
 
 from mlkd_ros.data.lowlight import NAMED_CONDITIONS, NightConditions, capture
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight
-from mlkd_ros.node.image_health import advice, measure
-from mlkd_ros.tracking.frame import BgrFrame, Frame
+from mlkd_ros.imaging.frame import BgrFrame, Frame
+from mlkd_ros.session.image_health import advice, measure
 
 
 def advice_on(image: np.ndarray) -> str:

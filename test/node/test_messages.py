@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from node_support import image_of
 from std_msgs.msg import Header
 
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.overlay import Overlay
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackResult, TrackState
-from mlkd_ros.tracking.frame import as_frame
 
 HEADER = Header(stamp=messages.time_message(1_700_000_000_123_456_789), frame_id="camera")
 COUNTS = messages.Counts(received=10, processed=7, dropped=2)
@@ -52,6 +55,14 @@ def test_status_of_a_target_seen_lost_and_of_none() -> None:
     assert seen.processing_time == pytest.approx(0.004)
     lost = messages.status(HEADER, LOST, (640, 480), COUNTS, 0.05)
     assert (lost.target_id, lost.state, lost.width, lost.confidence) == ("8", 3, 0.0, 0.0)
+    assert math.isnan(lost.expected_x) and not any(lost.expected_covariance)
+    known = replace(
+        LOST.result, expected=(700.0, -20.0), variance=900.0, lost_for=1.5, give_up_in=28.5
+    )
+    sought = messages.status(HEADER, replace(LOST, result=known), (640, 480), COUNTS, 0.05)
+    assert (sought.expected_x, sought.expected_y) == (700.0, -20.0)
+    assert list(sought.expected_covariance) == [900.0, 0.0, 0.0, 900.0]
+    assert (sought.seconds_lost, sought.seconds_to_give_up) == (1.5, 28.5)
     idle = messages.status(HEADER, None, (640, 480), COUNTS, 0.05)
     assert (idle.target_id, idle.state, idle.header) == ("", TrackStatus.IDLE, HEADER)
 

@@ -14,12 +14,13 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from mlkd_ros.data.night_flight import NightFlight
+from mlkd_ros.imaging.drawing import STATE_COLOURS
+from mlkd_ros.imaging.encode import compressed_message
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.node.messages import nanoseconds
-from mlkd_ros.node.overlay import Overlay, compressed_message
-from mlkd_ros.node.targets import TargetReport
+from mlkd_ros.node.overlay import Overlay
+from mlkd_ros.session.targets import TargetReport
 from mlkd_ros.tracking import TrackResult, TrackState
-from mlkd_ros.tracking.drawing import STATE_COLOURS
-from mlkd_ros.tracking.frame import BgrFrame
 
 BOX = (300.0, 150.0, 80.0, 60.0)
 

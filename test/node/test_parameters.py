@@ -118,13 +118,13 @@ def test_what_only_an_unconfigured_node_can_change(make_node) -> None:
 
 
 def test_thresholds_come_with_the_student_and_go_with_it(make_node) -> None:
-    calibrated = PresenceSettings(tracking_above=0.5, lost_after=2.5, search_windows=5)
-    node = make_node(**{"presence.lost_after": 4.0})
+    calibrated = PresenceSettings(tracking_above=0.5, give_up_after=2.5, search_windows=5)
+    node = make_node(**{"presence.give_up_after": 4.0})
     told = []
     parameters = Parameters(node, lambda: True, lambda: told.append(parameters.presence))
     assert not node.has_parameter("presence.tracking_above")
     parameters.declare_presence(calibrated)
-    assert parameters.presence == dataclasses.replace(calibrated, lost_after=4.0)
+    assert parameters.presence == dataclasses.replace(calibrated, give_up_after=4.0)
     for name in PRESENCE:
         descriptor = node.describe_parameter(f"presence.{name}")
         assert len(descriptor.description) > 60

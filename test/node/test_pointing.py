@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from node_support import Scene
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.node.parameters import default_settings
-from mlkd_ros.node.pointing import Mark, designation
-from mlkd_ros.node.targets import Code, DesignationError, TargetSet
+from mlkd_ros.node.pointing import Mark, designation, fitted
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Code, Designation, DesignationError, TargetSet
 from mlkd_ros.tracking import Tracker
-from mlkd_ros.tracking.frame import as_frame
 from mlkd_ros.tracking.geometry import iou
 
 PERIOD = 33_000_000
@@ -98,3 +99,25 @@ def test_before_the_first_image(targets: TargetSet) -> None:
 def test_in_words() -> None:
     assert str(Mark("/cam/clicks", 5.0, 7.5)) == "click at (5, 7.5) on /cam/clicks"
     assert str(Mark("/cam/roi", 5.0, 7.0, 20.0, 10.0)) == "20x10 rectangle at (5, 7) on /cam/roi"
+
+
+def test_a_request_with_a_point_is_fitted(
+    targets: TargetSet, history: FrameHistory, scene: Scene
+) -> None:
+    """What `fit` in InitTarget asks for, in pixels of a picture of half the size."""
+    x, y, w, h = scene.box(40)
+    point = ((x + 0.4 * w) / 2, (y + 0.6 * h) / 2, 0.0, 0.0)
+    size = (history.at(5 * PERIOD).frame.width // 2, history.at(5 * PERIOD).frame.height // 2)
+    asked = Designation(point, 5 * PERIOD, size, "car", fit=True)
+    found = fitted(asked, targets, history, 0.0)
+    assert (found.stamp, found.image_size, found.target_id) == (5 * PERIOD, (0, 0), "car")
+    assert not found.fit
+    assert iou(found.box, scene.box(40)) > 0.45, found.box
+    assert fitted(asked, targets, history, 40.0).box[2:] == (40.0, 40.0)
+    for wrong, code in (
+        ((np.nan, 5.0, 0.0, 0.0), Code.INVALID_BOX),
+        ((9999.0, 5.0, 0.0, 0.0), Code.BOX_OUTSIDE_IMAGE),
+    ):
+        with pytest.raises(DesignationError) as error:
+            fitted(Designation(wrong, 0, fit=True), targets, history, 0.0)
+        assert error.value.code == code

@@ -21,13 +21,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from mlkd_ros.node.compressed import CompressedDecoder
-from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.imaging.encode import image_message
+from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node.messages import time_message
-from mlkd_ros.node.targets import Code
-from mlkd_ros.simulation.encode import image_message
+from mlkd_ros.session.targets import Code
 from mlkd_ros.srv import InitTarget
-from mlkd_ros.tracking.encoding import ENCODINGS, UnusableImageError
 
 IMAGES, COMPRESSED, GARBAGE, REQUESTS = 10_000, 2_000, 500, 10_000
 #: Sent at once: the queues on both sides are longer than that, so that nothing is lost on the way.
@@ -127,7 +126,7 @@ def random_file(rng: random.Random, files: list[CompressedImage], now: int) -> C
     return CompressedImage(header=header, format=name, data=bytes(data))
 
 
-def refusal(decoder: Decoder | CompressedDecoder, message: Message) -> str | None:
+def refusal(decoder: Decoder, message: Message) -> str | None:
     """Why a message is refused on arrival, None if it is not."""
     try:
         decoder.decode(message)  # type: ignore[arg-type]
@@ -142,7 +141,7 @@ def bombard(
     count: int,
     bad: Callable[[int], Message],
     good: Callable[[], Message],
-    decoder: Decoder | CompressedDecoder,
+    decoder: Decoder,
 ) -> Counter[str]:
     """Publish `count` bad messages, a good one that has to be answered after each batch; memory
     stays and each refusal is counted. What was refused, by reason.
@@ -220,7 +219,7 @@ def test_random_files(compressed: tuple[TrackerProcess, InputGround], scene: Sce
         COMPRESSED,
         lambda now: random_file(rng, files, now),
         lambda: compressed_of(scene.image(0), ground.now()),
-        CompressedDecoder(),
+        Decoder(),
     )
     assert set(refused) >= {"empty", "encoding", "truncated"}
     assert COMPRESSED / 4 < refused.total() < COMPRESSED * 0.9

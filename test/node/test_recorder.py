@@ -27,7 +27,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from mlkd_ros.cli import main as mlkd
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.messages import time_message
-from mlkd_ros.node.recorder import main as recorder_main
+from mlkd_ros.recording.recorder import main as recorder_main
 
 highlevel = pytest.importorskip("rosbags.highlevel")
 

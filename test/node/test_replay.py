@@ -22,9 +22,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection2D, Detection2DArray
 
-from mlkd_ros.node.decoding import Decoder
+from mlkd_ros.imaging.bag_types import message_types
+from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.node.messages import box_from_message, box_to_message, nanoseconds
-from mlkd_ros.node.recorder import message_types
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 

@@ -25,7 +25,7 @@ GIVEN = {
     "history_megabytes": 1,
     "mono16_black": 500,
     "mono16_white": 4095,
-    "presence.lost_after": 2.5,
+    "presence.give_up_after": 25.0,
 }
 
 
@@ -77,8 +77,7 @@ def test_thresholds_of_presence(ground: GroundStation, scene: Scene) -> None:
     strict = {"presence.uncertain_below": 1.0, "presence.tracking_above": 1.0}
     assert set_together(ground, **strict) == ""
     assert state_after(ground, image_of(scene.image(2), ground.now())) == TrackStatus.UNCERTAIN
-    for name in ("lost_after", "reacquire_above", "give_up_after"):
-        assert ground.set_parameter(f"presence.{name}", 0.0).successful, name
+    assert ground.set_parameter("presence.give_up_after", 0.0).successful
     # What nothing is sure enough for is lost at once, and given up soon after.
     assert ground.set_parameter("presence.reacquire_above", 1.0).successful
     assert ground.set_parameter("presence.lost_below", 1.0).successful
@@ -89,7 +88,7 @@ def test_thresholds_of_presence(ground: GroundStation, scene: Scene) -> None:
     assert set_together(ground, **back) == ""
     assert ground.designate(scene.box(5)).code == Code.SUCCESS
     assert state_after(ground, image_of(scene.image(6), ground.now())) == TrackStatus.TRACKING
-    descriptor = ground.describe_parameter("presence.lost_after")
+    descriptor = ground.describe_parameter("presence.lost_below")
     assert "LOST" in descriptor.description and not descriptor.read_only
 
 
@@ -107,7 +106,7 @@ def hidden_until_lost(ground: GroundStation) -> None:
 def test_where_a_lost_target_is_looked_for_and_believed(
     ground: GroundStation, scene: Scene
 ) -> None:
-    names = ("doubt_for", "near", "spread", "reacquire_above", "give_up_after")
+    names = ("lost_below", "reacquire_above", "give_up_after")
     before = {f"presence.{name}": ground.get_parameter(f"presence.{name}") for name in names}
     right, left = 78, 235  # as far from each other as it goes
 
@@ -129,19 +128,11 @@ def test_where_a_lost_target_is_looked_for_and_believed(
         hidden_until_lost(ground)
 
     assert ground.set_parameter("presence.give_up_after", 86400.0).successful
-    # With the reach of nothing it is only looked for where it was.
-    nowhere = {"presence.near": 0.01, "presence.spread": 0.0, "presence.reacquire_above": 0.5}
-    assert set_together(ground, **nowhere) == ""
-    lose()
-    assert not found(30)
-    assert ground.set_parameter("presence.spread", 1000.0).successful
-    wait_until(lambda: found(10), 60, "the target on the other side")
-    # Far from where it was more evidence is asked for than there ever is; what is far is a matter
-    # of definition.
+    # More evidence is asked for than there ever is.
     assert ground.set_parameter("presence.reacquire_above", 1.0).successful
     lose()
     assert not found(30)
-    assert ground.set_parameter("presence.near", 100.0).successful
+    assert ground.set_parameter("presence.reacquire_above", 0.5).successful
     wait_until(lambda: found(10), 60, "the target on the other side")
     # Never sure of it, and not for long.
     strict = {"presence.uncertain_below": 1.0, "presence.tracking_above": 1.0}
@@ -154,7 +145,8 @@ def test_where_a_lost_target_is_looked_for_and_believed(
         ]
 
     assert states(6) == [TrackStatus.UNCERTAIN] * 6
-    assert ground.set_parameter("presence.doubt_for", 0.0).successful
+    assert ground.set_parameter("presence.reacquire_above", 1.0).successful
+    assert ground.set_parameter("presence.lost_below", 1.0).successful
     assert states(4)[-1] == TrackStatus.LOST
     assert set_together(ground, **calibrated, **before) == ""
 

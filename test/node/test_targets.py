@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from node_support import Scene
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame
-from mlkd_ros.node.targets import Code, Designation, DesignationError, TargetSet
+from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.frame import BgrFrame, Frame
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Code, Designation, DesignationError, TargetSet
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import Tracker, TrackResult, TrackState, tracker
-from mlkd_ros.tracking.encoding import UnusableImageError
-from mlkd_ros.tracking.frame import BgrFrame, Frame
 from mlkd_ros.tracking.geometry import iou
 
 STEP = 33_333_333
@@ -97,8 +97,8 @@ class SlowTracking:
         self.now = 0.0
         self.images: list[Frame] = []
         self.seconds = seconds
-        monkeypatch.setattr("mlkd_ros.node.targets.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("mlkd_ros.node.targets.update_together", self.update)
+        monkeypatch.setattr("mlkd_ros.session.targets.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("mlkd_ros.session.targets.update_together", self.update)
 
     def update(self, trackers, image, stamp=None):
         self.images.append(image)
@@ -139,7 +139,7 @@ def test_catching_up_ends_though_images_come_faster_than_it_tracks(
             growing.add(held(scene, growing.newest().number))
         return slow.update(trackers, image, stamp)
 
-    monkeypatch.setattr("mlkd_ros.node.targets.update_together", overtaken)
+    monkeypatch.setattr("mlkd_ros.session.targets.update_together", overtaken)
     targets = TargetSet(shipped_tracker, 1)
     done = targets.designate(Designation(scene.box(0), START), growing, catch_up_duration=0.2)
     assert slow.now < 0.25
@@ -183,7 +183,7 @@ def test_a_designation_that_fails_on_the_way_changes_nothing(
         def broken(trackers, image, stamp=None):
             raise RuntimeError("out of device memory")
 
-        patch.setattr("mlkd_ros.node.targets.update_together", broken)
+        patch.setattr("mlkd_ros.session.targets.update_together", broken)
         error = refusal(targets, history, (10, 10, 30, 30), stamp=START)
     assert error.code == Code.INTERNAL_ERROR
     assert "RuntimeError: out of device memory" in str(error)
@@ -254,7 +254,7 @@ def test_a_target_that_was_given_up_makes_room(
             TrackResult(scene.box(30), 0.9, TrackState.TRACKING),
             TrackResult(None, 0.0, TrackState.GIVEN_UP),
         ]
-        patch.setattr("mlkd_ros.node.targets.update_together", lambda *_: answers)
+        patch.setattr("mlkd_ros.session.targets.update_together", lambda *_: answers)
         targets.step(held(scene, 30))
     assert designate(targets, history, scene.box(29), 29).report.target_id == "3"
     assert list(targets.states) == ["1", "3"]

@@ -17,8 +17,9 @@ from node_support import GroundStation, Scene, image_of, only_box, wait_until
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from mlkd_ros.node import targets, tracker_node
+from mlkd_ros.node import tracker_node
 from mlkd_ros.node.tracker_node import TrackerNode
+from mlkd_ros.session import targets
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking import Tracker, update_together
 from mlkd_ros.tracking.geometry import iou

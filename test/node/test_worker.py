@@ -8,11 +8,11 @@ import threading
 import pytest
 from node_support import Scene, wait_until
 
-from mlkd_ros.node.history import FrameHistory, HeldFrame
-from mlkd_ros.node.targets import Designation, TargetSet
-from mlkd_ros.node.worker import NotRunningError, TrackingWorker
+from mlkd_ros.imaging.frame import BgrFrame
+from mlkd_ros.session.history import FrameHistory, HeldFrame
+from mlkd_ros.session.targets import Designation, TargetSet
+from mlkd_ros.session.worker import NotRunningError, TrackingWorker
 from mlkd_ros.tracking import Tracker
-from mlkd_ros.tracking.frame import BgrFrame
 from mlkd_ros.tracking.geometry import iou
 
 STEP = 33_333_333

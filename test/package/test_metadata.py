@@ -22,6 +22,9 @@ ROSDEP_KEYS = {
     # These have no key; package.xml says so.
     "safetensors": None,
     "onnx": None,
+    "mcap": None,
+    "zstandard": None,
+    "av": None,
     "rosbags": "python3-rosbags-pip",
     "tqdm": "python3-tqdm",
     "PyYAML": "python3-yaml",
@@ -54,7 +57,7 @@ def rosdep_keys() -> set[str]:
 def requirements() -> list[str]:
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
-    names = ("tools", "train", "plot", "station")
+    names = ("cuda", "bags", "tools", "train", "plot", "station")
     return project["dependencies"] + [item for name in names for item in extras[name]]
 
 
@@ -106,4 +109,5 @@ def test_executables_agree(name: str) -> None:
     module, function = pyproject()["project"]["scripts"][name].split(":")
     assert function == "main"
     assert re.search(rf"\b{name}={re.escape(module)}\b", (ROOT / "CMakeLists.txt").read_text())
-    assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+    path = ROOT / module.replace(".", "/")
+    assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()

@@ -145,15 +145,23 @@ class Wire:
             message = await self.socket.receive(max(end - time.monotonic(), 0.01))
             assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
             if message.type == aiohttp.WSMsgType.BINARY:
-                await self.send(type="ack")
+                await self.acknowledge(_header(message.data)[0])
             elif (content := json.loads(message.data))["type"] == kind:
                 return content
 
     async def picture(self, timeout: float = 60.0) -> tuple[dict[str, Any], bytes]:
-        """The next picture: its header and the JPEG."""
+        """The next picture: its header and the coded picture. Not acknowledged."""
         end = time.monotonic() + timeout
         while True:
             message = await self.socket.receive(max(end - time.monotonic(), 0.01))
             if message.type == aiohttp.WSMsgType.BINARY:
-                (length,) = struct.unpack(">I", message.data[:4])
-                return json.loads(message.data[4 : 4 + length]), message.data[4 + length :]
+                return _header(message.data)
+
+    async def acknowledge(self, header: dict[str, Any]) -> None:
+        """As the page does when a picture is on its screen."""
+        await self.send(type="ack", number=header["number"], stamp=header["stamp"])
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack(">I", data[:4])
+    return json.loads(data[4 : 4 + length]), data[4 + length :]

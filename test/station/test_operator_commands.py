@@ -10,8 +10,8 @@ import pytest
 from station_support import CAMERA, SIZE, TRACKER, Observer, mlkd, wait_until
 
 from mlkd_ros.cli import main
+from mlkd_ros.cli.fly import parse_stamp
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.station.operator_commands import parse_stamp
 
 STAMP = r"(\d+\.\d{9})"
 

@@ -21,6 +21,7 @@ from yarl import URL
 
 from mlkd_ros.station.access import Access
 from mlkd_ros.station.command import main
+from mlkd_ros.station.picture import H264Stream, Level
 from mlkd_ros.station.protocol import Init, ProtocolError, parse
 
 ANY_PORT = ("--port", "0")
@@ -78,7 +79,7 @@ async def _pages(http: aiohttp.ClientSession, address: str) -> None:
     first, second = [await Wire.open(http, address) for _ in range(2)]
     assert await refused(http, address) == 503
     link = await first.receive("link")
-    assert (link["tracker"], link["publishers"], link["silence"]) == (False, 0, None)
+    assert (link["tracker"], link["publishers"], link["silence"]) == ("missing", 0, None)
     assert link["topic"] == "/mlkd/image"
     await second.send(type="ping", t=12.5)
     assert (await second.receive("pong"))["t"] == 12.5
@@ -258,33 +259,145 @@ def test_pictures_go_with_their_statuses_and_wait_for_the_page(
 async def _pictures(address: str, observer: Observer) -> None:
     async with session() as http:
         wire = await Wire.open(http, address)
-        while (await wire.receive("link"))["tracker_rate"] == 0:
+        while (await wire.receive("link"))["tracker"] != "live":
             pass  # until the station hears it, too
         stamps = set()
         for _ in range(5):
-            status = await wire.receive("status")
-            assert status["state"] == "IDLE" and status["box"] is None
             header, jpeg = await wire.picture()
+            (status,) = header["statuses"] or [await wire.receive("status")]
+            assert status["state"] == "IDLE" and status["box"] is None
             assert header["size"] == [320, 180] and header["image_size"] == list(SIZE)
             pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert pixels.shape == (180, 320, 3) and pixels.std() > 5
             stamps.add(int(header["stamp"]))
-            await wire.send(type="ack")
+            await wire.acknowledge(header)
         assert len(stamps) == 5
         spoken_of = {s.header.stamp.sec * 10**9 + s.header.stamp.nanosec for s in observer.statuses}
         assert len(stamps & spoken_of) >= 4  # the first may have come before the tracker's first
         # Unacknowledged pictures do not pile up: two are under way, then none.
         silent = await Wire.open(http, address)
         await silent.picture()
-        await silent.picture()
+        second, _ = await silent.picture()
         shown = observer.newest()
         with pytest.raises(asyncio.TimeoutError):
             await silent.picture(1.5)
         await wait_for(lambda: observer.newest() > shown + 10**9, "images after those")
-        await silent.send(type="ack")
+        await silent.acknowledge(second)
         header, _ = await silent.picture()
         # It is of late, not one that has waited since.
         assert int(header["stamp"]) > shown
+
+
+def test_who_has_the_control_gives_the_orders(start_node: Callable) -> None:
+    address = address_of(start_node("ground_station", *ANY_PORT))
+    asyncio.run(_control(address))
+
+
+async def _control(address: str) -> None:
+    async with session() as http:
+        anna, ben = [await Wire.open(http, address) for _ in range(2)]
+        await anna.send(type="hello", name="Anna")
+        await ben.send(type="hello", name="Anna")  # of the same name
+        people = await ben.receive("people")
+        while len(set(people["names"])) < 2 or people["you"] == "":
+            people = await ben.receive("people")
+        assert people["control"] == "" and not people["yours"]
+        # Who acts first has the control.
+        await anna.send(type="stop", request=1, target_id="")
+        assert (await anna.receive("reply"))["code"] == "NO_ANSWER"  # there is no tracker
+        await ben.send(type="stop", request=2, target_id="")
+        reply = await ben.receive("reply")
+        assert (reply["request"], reply["code"]) == (2, "NOT_IN_CONTROL")
+        holder = reply["message"].split(" has ")[0]
+        await ben.send(type="control", request=3, take=True)
+        assert (await ben.receive("reply"))["ok"]
+        told = await anna.receive("activity")
+        assert told["what"] == f"took the control from {holder}" and not told["yours"]
+        assert not (await anna.receive("people"))["yours"]
+        await ben.socket.close()
+        told = await anna.receive("activity")
+        assert "control is free" in told["what"]
+        assert (await anna.receive("people"))["control"] == ""
+
+
+def test_record_and_snapshot(start_node: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    start_node("night_camera", "--ros-args", *CAMERA)
+    folder = tmp_path / "kept"
+    station = start_node("ground_station", *ANY_PORT, "--width", "320", "--recordings", str(folder))
+    asyncio.run(_record(address_of(station), folder))
+
+
+async def _record(address: str, folder: Path) -> None:
+    async with session() as http:
+        wire = await Wire.open(http, address)
+        assert not (await wire.receive("recording"))["on"]
+        header, _ = await wire.picture()
+        await wire.acknowledge(header)
+        await wire.send(type="snapshot", request=1, stamp=header["stamp"])
+        reply = await wire.receive("reply")
+        assert reply["ok"], reply
+        kept = folder / reply["message"]
+        picture = cv2.imread(str(kept))
+        assert picture.shape == (SIZE[1], SIZE[0], 3)  # full resolution, whatever the page shows
+        about = json.loads(kept.with_suffix(".json").read_text())
+        assert (about["stamp"], about["image_size"]) == (header["stamp"], list(SIZE))
+        async with http.get(address + reply["file"]) as response:
+            assert response.status == 200 and await response.read() == kept.read_bytes()
+        async with http.get(address + "snapshots/other.jpg") as response:
+            assert response.status == 404
+        await wire.send(type="snapshot", request=2, stamp="1")
+        assert "no longer held" in (await wire.receive("reply"))["message"]
+
+        await wire.send(type="record", request=3, on=True)
+        told = await wire.receive("recording", 90)
+        assert told["on"]
+        bag = Path(told["path"])
+        assert (await wire.receive("reply"))["ok"] and bag.parent == folder
+        late = await Wire.open(http, address)  # somebody who comes later knows, too
+        assert (await late.receive("recording"))["path"] == str(bag)
+        await asyncio.sleep(1.0)
+        await wire.send(type="record", request=4, on=False)
+        reply = await wire.receive("reply", 60)
+        assert reply["ok"] and " images" in reply["message"], reply
+        assert (bag / "metadata.yaml").is_file()
+
+
+def test_a_recording_that_cannot_be_made_says_why(start_node: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    station = start_node("ground_station", *ANY_PORT, "--recordings", str(tmp_path / "file"))
+
+    async def ask(address: str) -> None:
+        async with session() as http:
+            wire = await Wire.open(http, address)
+            await wire.send(type="record", request=1, on=True)
+            reply = await wire.receive("reply", 90)
+            assert reply["code"] == "FAILED" and "cannot be made" in reply["message"], reply
+
+    asyncio.run(ask(address_of(station)))
+
+
+def test_h264_pictures_decode_to_what_went_in() -> None:
+    av = pytest.importorskip("av")
+    stream, level = H264Stream(), Level(320, 10.0, 60, 23, 900)
+    ramp = np.linspace(20, 120, 320, dtype=np.uint8)
+    decoder = av.CodecContext.create("h264", "r")
+    coded = []
+    for step in range(6):
+        pixels = np.dstack([np.tile(np.roll(ramp, 4 * step), (180, 1))] * 3)
+        if step == 4:
+            stream.restart()
+        one = stream.encode(pixels, (640, 360), level)
+        coded.append(one)
+        # Each picture comes out at once.
+        (frame,) = decoder.decode(av.Packet(one.data)) or decoder.decode(None)
+        shown = frame.to_ndarray(format="bgr24")
+        assert shown.shape == pixels.shape
+        assert np.abs(shown.astype(int) - pixels).mean() < 8
+        decoder = av.CodecContext.create("h264", "r") if step == 3 else decoder
+    assert [one.key for one in coded] == [True, False, False, False, True, False]
+    assert all(one.codec.startswith("avc1.") for one in coded)
+    assert len(coded[1].data) < len(coded[0].data)
 
 
 def test_hosts_and_origins() -> None:
@@ -317,6 +430,7 @@ def test_ten_thousand_random_messages_are_read_or_refused() -> None:
         "box": [1.0, 2.0, 3.0, 4.0],
         "image_size": [640, 360],
         "target_id": "car",
+        "fit": False,
     }
     message = parse(json.dumps(good))
     assert isinstance(message, Init)
@@ -336,3 +450,49 @@ def test_ten_thousand_random_messages_are_read_or_refused() -> None:
             assert isinstance(message, Init)
             assert 0 <= message.stamp < 2**31 * 10**9 and message.image_size[0] < 2**32
     assert 0 < read < 5000
+
+
+def test_pages_behind_a_proxy_and_programs_with_the_token() -> None:
+    """What proxies make of Host, and what browsers say of themselves."""
+    access = Access.rules("0.0.0.0", "t" * 32, ("gs.example",))
+
+    def own(origin: str, host: str, **more: str) -> bool:
+        return access.own_page({"Origin": origin, "Host": host, **more})
+
+    assert own("https://gs.example", "gs.example")
+    assert own("https://gs.example", "gs.example:443")
+    assert own("https://gs.example:8443", "gs.example")
+    assert own("https://gs.example:8443", "gs.example:8443")
+    assert own("https://gs.example", "127.0.0.1:8080"), "the proxy writes our own address there"
+    assert own("http://192.0.2.7:8080", "192.0.2.7:8080")
+    assert not own("http://192.0.2.7:8081", "192.0.2.7:8080"), "another service of this machine"
+    assert not own("http://192.0.2.7", "192.0.2.7:8080")
+    assert not own("https://evil.example", "127.0.0.1:8080")
+    assert not own("https://evil.example", "gs.example")
+    assert not own("null", "gs.example")
+    assert not own("https://gs.example:x", "gs.example")
+    assert not own("https://gs.example", "gs.example", **{"Sec-Fetch-Site": "same-site"})
+    assert not access.own_page({"Host": "gs.example"})
+
+
+def test_a_program_needs_no_origin_but_the_token(start_node: Callable, tmp_path: Path) -> None:
+    token = "0123456789abcdefghij"
+    file = tmp_path / "token"
+    file.write_text(token)
+    file.chmod(0o600)
+    station = start_node(
+        "ground_station", *ANY_PORT, "--bind", "0.0.0.0", "--token-file", str(file)
+    )
+    port = urlsplit(address_of(station)).port
+
+    async def act() -> None:
+        address = f"http://127.0.0.1:{port}/"
+        async with session() as http:
+            bearer = {"Authorization": f"Bearer {token}"}
+            async with http.ws_connect(address + "socket", headers=bearer) as wire:
+                assert (await wire.receive_json(timeout=60))["type"]
+            for wrong in ({}, {"Authorization": "Bearer " + "x" * 20}):
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await http.ws_connect(address + "socket", headers=wrong)
+
+    asyncio.run(act())

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from mlkd_ros.tracking.frame import as_frame
+from mlkd_ros.imaging.frame import as_frame
 from mlkd_ros.tracking.geometry import (
     AnchorCoder,
     BoxOutsideImageError,
@@ -49,6 +49,8 @@ def test_check_box_refuses_what_is_off_the_image(box):
 
 def test_context_side_of_a_square_doubles_it():
     assert context_side(40, 40, 0.5) == pytest.approx(80)
+    assert context_side(40, 40, 0.5, "area") == pytest.approx(80)
+    assert context_side(10, 90, 0.5, "area") == pytest.approx(60)
 
 
 def test_window_maps_back_through_the_corner_really_cropped():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlkd_ros.data.night_flight import NightFlight
+from mlkd_ros.imaging.frame import BgrFrame, Frame
 from mlkd_ros.tracking import BoxOutsideImageError, InvalidBoxError, Tracker, load_tracker
-from mlkd_ros.tracking.frame import BgrFrame, Frame
 from mlkd_ros.tracking.geometry import Box, iou
 from mlkd_ros.tracking.proposal import propose_box, square_around
 

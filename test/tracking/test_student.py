@@ -12,14 +12,16 @@ import torch
 from mlkd_ros.distillation.export import export_onnx
 from mlkd_ros.distillation.student import start_student, write_student
 from mlkd_ros.tracking import CheckpointError, EngineError, TrackerSettings, load_tracker
+from mlkd_ros.tracking import engine as engine_module
 from mlkd_ros.tracking.candidates import STUDENT_SHAPES
 from mlkd_ros.tracking.checkpoint import (
     Checkpoint,
     default_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    shipped_student,
 )
-from mlkd_ros.tracking.engine import create_engine, resolve_device
+from mlkd_ros.tracking.engine import choose_student, create_engine, resolve_device
 from mlkd_ros.tracking.network import (
     ARCHITECTURES,
     build_student,
@@ -57,18 +59,19 @@ def test_shapes_known_to_the_tracker_are_those_of_the_network(architecture):
     anchors = max(1, len(shape.anchor_ratios))
     for size in shape.search_sizes:
         cells = shape.cells_of(size)
-        assert cells % 2 == 1  # one is in the middle
+        assert (shape.cells - cells) % 2 == 0  # the smaller window's are the middle ones
         with torch.no_grad():
-            output = student(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, size, size) * 255)
+            output = student(*(torch.rand(2, 3, s, s) * 255 for s in (shape.template_size, size)))
         assert output.classification.shape == (2, 2 * anchors, cells, cells)
         assert output.regression.shape == (2, 4 * anchors, cells, cells)
         for part in shape.coder(size).decode(output.regression.numpy()):
             assert part.shape == (2, anchors * cells**2)
 
 
-def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees():
+@pytest.mark.parametrize("architecture", ["mobile_s16", "lightfc_s16"])
+def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees(architecture):
     """Cell for cell, away from the border and but for the means over the window."""
-    shape = STUDENT_SHAPES["mobile_s16"]
+    shape = STUDENT_SHAPES[architecture]
     near, whole = (shape.coder(size) for size in (shape.near_size, shape.search_size))
     corner = (shape.search_size - shape.near_size) / 2
     places = set(zip(whole.x.tolist(), whole.y.tolist(), strict=True))
@@ -80,7 +83,8 @@ def test_a_cell_of_the_near_window_sees_what_that_of_the_whole_region_sees():
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_folding_batch_norms_changes_nothing(architecture):
     student = randomised(architecture)
-    patches = torch.rand(1, 3, 127, 127) * 255, torch.rand(1, 3, *[student.search_size] * 2) * 255
+    sides = student.template_size, student.search_size
+    patches = [torch.rand(1, 3, side, side) * 255 for side in sides]
     with torch.no_grad():
         before = student(*patches)
         after = fuse_batch_norm(student)(*patches)
@@ -95,7 +99,7 @@ def test_engines_agree(architecture, tmp_path):
     checkpoint = load_checkpoint(path)
     shape = STUDENT_SHAPES[architecture]
     rng = np.random.default_rng(1)
-    template = rng.integers(0, 255, (1, 127, 127, 3), np.uint8)
+    template = rng.integers(0, 255, (1, *[shape.template_size] * 2, 3), np.uint8)
     searches = [rng.integers(0, 255, (3, s, s, 3), np.uint8) for s in shape.search_sizes]
     outputs = []
     for name in ("onnxruntime", "torch"):
@@ -109,7 +113,8 @@ def test_engines_agree(architecture, tmp_path):
 
 def test_graphs_hold_no_operator_outside_the_default_domain():
     onnx = pytest.importorskip("onnx")
-    for graph in export_onnx(randomised("mobile_s16")).values():
+    graphs = [export_onnx(randomised(name)) for name in ("mobile_s16", "lightfc_s16")]
+    for graph in (graph for each in graphs for graph in each.values()):
         model = onnx.load_from_string(graph)
         assert {item.domain for item in model.opset_import} == {""}
         assert not {"If", "Loop", "NonZero"} & {node.op_type for node in model.graph.node}
@@ -121,6 +126,37 @@ def test_the_shipped_student_is_whole_and_small():
     assert set(checkpoint.graphs) == {"template", "search", "search_near"}
     assert checkpoint.provenance["start"]
     assert default_checkpoint().stat().st_size < 15e6
+
+
+def test_a_student_is_chosen_by_name_path_or_device(tmp_path, monkeypatch):
+    fast, accurate = (shipped_student(name) for name in ("fast", "accurate"))
+    assert fast.is_file() and accurate.is_file() and default_checkpoint() == fast
+    for nothing in ("auto", "", None):
+        assert choose_student(nothing, "cpu") == fast
+        assert choose_student(nothing, "auto", "onnxruntime") == fast
+    assert choose_student("accurate", "cpu") == accurate
+    assert choose_student(tmp_path / "my.safetensors") == tmp_path / "my.safetensors"
+    with pytest.raises(CheckpointError, match="'acurate' is unknown: use auto, fast, accurate"):
+        choose_student("acurate")
+    monkeypatch.setattr(engine_module, "resolve_device", lambda device: "cuda:0")
+    assert choose_student("auto", "auto") == choose_student("auto", "auto", "tensorrt") == accurate
+    assert choose_student("auto", "auto", "openvino") == choose_student("fast", "cuda") == fast
+
+
+@pytest.mark.parametrize("name", ["fast", "accurate"])
+def test_both_students_that_ship_track_a_target(name):
+    assert shipped_student(name).stat().st_size < 15e6
+    tracker = load_tracker(name, device="cpu")
+    image = np.random.default_rng(3).integers(60, 90, (240, 320, 3), np.uint8)
+    for step in range(4):
+        frame = image.copy()
+        frame[100:140, 120 + 4 * step : 170 + 4 * step] = (30, 160, 220)
+        frame[112:128, 135 + 4 * step : 155 + 4 * step] = (200, 40, 40)
+        if step == 0:
+            tracker.init(frame, (120, 100, 50, 40))
+        else:
+            box = tracker.update(frame).box
+    assert box == pytest.approx((132, 100, 50, 40), abs=8)
 
 
 def test_a_cpu_drone_does_not_import_torch():

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker with the shipped weights, on a scene whose every pixel is known."""
 
+import copy
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
+from mlkd_ros.imaging.frame import BgrFrame
 from mlkd_ros.tracking import (
     BoxOutsideImageError,
     InvalidBoxError,
@@ -15,9 +17,9 @@ from mlkd_ros.tracking import (
     load_tracker,
     update_together,
 )
-from mlkd_ros.tracking.frame import BgrFrame
+from mlkd_ros.tracking.candidates import NO_PEAK, PEAKS
+from mlkd_ros.tracking.existence import probability_of
 from mlkd_ros.tracking.geometry import iou
-from mlkd_ros.tracking.presence import calibrated_confidence
 
 SIZE = (640, 360)
 
@@ -217,7 +219,7 @@ def test_a_gap_in_the_images_is_no_loss(tracker):
 
 
 class Looks:
-    """The windows that an engine is asked for: a list of (size, row of the answer) a call."""
+    """The windows that an engine is asked for: a list of (size, peaks of the answer) a call."""
 
     def __init__(self, engine, monkeypatch):
         self.calls = []
@@ -226,7 +228,7 @@ class Looks:
 
     def __call__(self, frame, regions):
         found = self._locate(frame, regions)
-        self.calls.append([(r.window.size, row) for r, row in zip(regions, found, strict=True)])
+        self.calls.append([(r.window.size, rows) for r, rows in zip(regions, found, strict=True)])
         return found
 
     def sizes(self):
@@ -236,8 +238,11 @@ class Looks:
         return sizes
 
 
-def confidence(tracker, row):
-    return calibrated_confidence(float(row[4]), *tracker.settings.calibration)
+def with_one_window(tracker):
+    """The same student on an engine that has windows of the whole search region only."""
+    engine = copy.copy(tracker._engine)
+    engine.search_sizes = engine.search_sizes[:1]
+    return Tracker(engine, tracker.settings)
 
 
 def test_a_sure_target_is_looked_for_nearby_and_everywhere_on_doubt(tracker, monkeypatch):
@@ -247,11 +252,11 @@ def test_a_sure_target_is_looked_for_nearby_and_everywhere_on_doubt(tracker, mon
     for _ in range(5):
         tracker.update(scene(100, 120)[0])
         sizes += looks.sizes()
-    # After the designation nobody knows how well it will be seen.
-    assert sizes == [[255]] + [[159]] * 4
+    assert sizes == [[159]] * 5
     hidden = tracker.update(scene(0, 0, shown=False)[0])
     (_, (_, whole)) = (call[0] for call in looks.calls)
-    assert hidden.confidence == confidence(tracker, whole) < 0.5
+    assert hidden.confidence < 0.5
+    assert hidden.score in [pytest.approx(probability_of(float(row[4]))) for row in whole]
     assert looks.sizes() == [[159], [255]]
     tracker.update(scene(0, 0, shown=False)[0])
     assert looks.sizes() == [[255]]
@@ -277,22 +282,20 @@ def test_a_sudden_step_out_of_the_near_window_is_seen_in_the_same_image(tracker,
 
 def test_a_target_cut_by_the_near_window_is_looked_at_whole(tracker, monkeypatch):
     """However sure the network is of it: it takes what it sees of it for the whole."""
+    sure = Tracker(tracker._engine, replace(tracker.settings, calibration=(0.0, 5.0)))
     looks = Looks(tracker._engine, monkeypatch)
-    tracker.init(*scene(200, 150))
+    sure.init(*scene(200, 150))
     for _ in range(5):
-        tracker.update(scene(200, 150)[0])
+        sure.update(scene(200, 150)[0])
     looks.sizes()
-    monkeypatch.setattr(
-        "mlkd_ros.tracking.tracker.calibrated_confidence", lambda score, slope, offset: 0.99
-    )
-    image, box = scene(220, 150)
-    assert iou(tracker.update(image).box, box) > 0.85
+    image, box = scene(226, 150)
+    assert iou(sure.update(image).box, box) > 0.85
     assert looks.sizes() == [[159], [255]]
 
 
 def test_a_fast_target_is_followed_as_without_a_near_window(tracker):
     """Over 60 images it goes up to 26 pixels an image, half its length, and turns."""
-    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
+    whole = with_one_window(tracker)
     places = [(60.0, 60.0)]
     for i in range(60):
         speed, way = 2 + 0.4 * i, i / 8
@@ -316,19 +319,16 @@ def test_after_a_gap_in_the_images_the_whole_region_is_searched(tracker, monkeyp
     tracker.init(*scene(100, 120), stamp=0.0)
     for stamp in (0.03, 0.06, 0.09, 0.3, 0.33):
         tracker.update(scene(100, 120)[0], stamp=stamp)
-    assert looks.sizes() == [[255], [159], [159], [255], [159]]
+    assert looks.sizes() == [[159], [159], [159], [255], [159]]
 
 
-def test_the_near_window_can_be_switched_off(tracker, monkeypatch):
-    looks = Looks(tracker._engine, monkeypatch)
-    whole = Tracker(tracker._engine, replace(tracker.settings, near_above=2.0))
-    looks.sizes()
+def test_without_a_near_window_the_whole_region_is_searched_once(tracker, monkeypatch):
+    whole = with_one_window(tracker)
+    looks = Looks(whole._engine, monkeypatch)
     whole.init(*scene(100, 120))
-    for _ in range(4):
-        whole.update(scene(100, 120)[0])
-    assert looks.sizes() == [[255]] * 4
-    with pytest.raises(ValueError, match="near_above must be at least 0"):
-        replace(tracker.settings, near_above=float("nan"))
+    for shown in (True, True, True, False, False):
+        whole.update(scene(100, 120, shown=shown)[0])
+    assert looks.sizes() == [[255]] * 5
 
 
 def test_second_looks_of_several_targets_are_one_call(tracker, monkeypatch):
@@ -354,7 +354,7 @@ def test_second_looks_of_several_targets_are_one_call(tracker, monkeypatch):
     looks = Looks(tracker._engine, monkeypatch)
     together = [update_together(three, image) for image in images]
     assert looks.sizes() == [
-        [255] * 3, [159] * 3, [159] * 3, [159] * 3, [159] * 3, [255] * 2, [255, 159, 255],
+        *[[159] * 3] * 5, [255] * 2, [255, 159, 255],
     ]  # fmt: skip
     for one, other in zip(alone, zip(*together, strict=True), strict=True):
         assert [r.state for r in one] == [r.state for r in other]
@@ -380,7 +380,9 @@ class Windows:
         self.counts.append(len(regions))
         self.places = {region.window for region in regions}
         clock.now += self._seconds * len(regions)
-        return np.tile(np.array([[127.5, 127.5, 30, 30, 0.001, 1.0]]), (len(regions), 1))
+        found = np.full((len(regions), PEAKS, 6), NO_PEAK)
+        found[:, 0] = 127.5, 127.5, 30, 30, -7.0, -9.0
+        return found
 
 
 class clock:  # noqa: N801, it stands in for a module
@@ -396,7 +398,7 @@ class clock:  # noqa: N801, it stands in for a module
                                        (0.031, 3, 6), (0.011, 3, 3)]
 )  # fmt: skip
 def test_search_on_loss_keeps_to_its_budget(tracker, monkeypatch, budget, targets, windows):
-    monkeypatch.setattr("mlkd_ros.tracking.tracker.time", clock)
+    monkeypatch.setattr("mlkd_ros.tracking.multi_tracker.time", clock)
     engine = Windows(tracker._engine, 0.005)
     first = Tracker(engine, tracker.settings)
     trackers = [first] + [first.sibling() for _ in range(targets - 1)]
@@ -436,4 +438,4 @@ def test_renewing_the_template_waits_for_a_moment_without_a_box_to_find(tracker,
         assert not made
         settling.settle()
         assert lazy.update(image) == result
-    assert settling._target.memory.current is not settling._target.memory.first
+    assert settling._track.appearance.current is not settling._track.appearance.first

@@ -1,504 +1,447 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page of the ground station. What it says to the server and hears: ../protocol.py.
+// The page of the ground station: what belongs together from the other modules.
 //
-// A picture is drawn together with the statuses that carry its stamp, so a box always lies on the
-// very image it was found in. From the beginning of a drag to its end the picture is held, and the
-// request carries the stamp of the picture that was held.
+// A picture is drawn with the statuses of its very image, so a box always lies where it was found.
+// From the beginning of a mark to its end the picture is held, and the request carries the stamp of
+// the picture that was held.
 
-const COLOURS = { TRACKING: "#5ae678", UNCERTAIN: "#ffbe3c", LOST: "#ff5f5f", GIVEN_UP: "#8fa3b5" };
-const NOTES = {
-  IDLE: "Drag a box around the target.",
-  TRACKING: "",
-  UNCERTAIN: "Weak evidence. A box is the best guess; none means not seen now.",
-  LOST: "Not seen. Searching.",
-  GIVEN_UP: "Not seen for too long. Designate it again.",
-};
-const CLICK_PIXELS = 5; // on the screen; a shorter way is a click
-const STAMPS_KEPT = 90;
-const SILENT_S = 1.5;
-const CLOCKS_DIFFER_S = 60; // beyond this, an age is not an age but two clocks
-const MESSAGES_KEPT = 30;
+import { Alarm } from "./alarm.js";
+import { Marks, overlap } from "./marks.js";
+import { Panel } from "./panel.js";
+import { Pointer } from "./pointer.js";
+import { Scene } from "./scene.js";
+import { Screen } from "./tone.js";
+import { Video, canH264 } from "./video.js";
+import { View } from "./view.js";
+import { Wire } from "./wire.js";
+import { capital, marked, refusal, seconds, target } from "./words.js";
+
+const HOLD_TO_STOP_MS = 700;
+const FITTED_SHOWN_MS = 700;
+const WIDTHS = [320, 480, 640, 800, 960, 1280, 1600, 1920, 2560];
 
 const $ = (id) => document.getElementById(id);
-const [stage, view, video, marks] = ["stage", "view", "video", "marks"].map($);
-const pen = marks.getContext("2d");
-const still = video.getContext("2d", { alpha: false });
+const stage = $("stage");
 
-let socket = null;
-let retry = 0;
-let shown = null; // the picture on the screen: {stamp, size, image_size, age, sent, bitmap, number}
+// --- what is remembered -----------------------------------------------------------------------
+
+const DEFAULTS = { tone: "auto", night: false, magnify: true, sound: false, vibrate: false, name: "" };
+const settings = { ...DEFAULTS };
+try { Object.assign(settings, JSON.parse(localStorage.getItem("mlkd-station") ?? "{}")); } catch { /* as they are */ }
+const remember = () => { try { localStorage.setItem("mlkd-station", JSON.stringify(settings)); } catch { /* for this visit only */ } };
+
+// --- the parts --------------------------------------------------------------------------------
+
+const alarm = new Alarm();
+const panel = new Panel((id) => { scene.selected = scene.selected === id ? "" : id; redo = false; refresh(); });
+const scene = new Scene((text, kind, data) => panel.log(text, kind, data), (key, from) => alarm.raise(key, from));
+const view = new View();
+const screen = new Screen($("video"));
+const marks = new Marks($("marks"), view);
+
+let dirty = true; // the marks are to be drawn anew
+let moved = true; // and the picture
+let held = null; // {since, fit}: the picture on the screen is held
+let waiting = null; // the picture to be shown next
 let newest = null; // what comes after it while it is held
-let received = 0; // pictures
-let images = 0; // that the tracker has spoken of
-let statuses = new Map(); // by stamp: Map by target
-let targets = new Map(); // the newest status of each target
-let newestStatus = null;
-let link = null;
-let drag = null; // {pointer, from, to, picture, began}
-let hover = null;
-let chosen = ""; // the target that the next box designates anew
-let requests = 0;
-let pending = new Map(); // by number of the request: what it was
-let clock = null; // {offset, rtt}: the server's steady clock against ours
-let latencies = [];
-let shownTimes = [];
-let dirty = true;
-let alertTimer = 0;
+let fitted = null; // {point, box, until}: what was tapped, and what the tracker made of it
+let redo = false; // the next mark is of the subject again
+let wanted = 0;
+let oldness = null; // of the picture on the screen, seconds: one number, wherever it is written
+let times = [];
 
-// --- connection ------------------------------------------------------------------------------
+const video = new Video(arrived, () => wire.send({ type: "want", width: wanted, key: true }));
+const wire = new Wire({
+  opened: async () => {
+    video.reset();
+    wire.send({ type: "hello", name: settings.name, h264: await canH264() });
+    wanted = 0;
+    want();
+  },
+  closed: () => { scene.closed(); refresh(); },
+  picture: (buffer) => video.take(buffer),
+  text: (message) => {
+    if (message.type === "status") scene.hearStatus(message);
+    else if (message.type === "link") scene.hearLink(message);
+    else if (message.type === "people") scene.people = message;
+    else if (message.type === "recording") scene.recording = message;
+    else if (message.type === "activity") activity(message);
+    if (message.type !== "status") refresh();
+    dirty = true;
+  },
+});
 
-function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket`);
-  socket.binaryType = "arraybuffer";
-  socket.onopen = () => { retry = 0; clock = null; ping(); };
-  socket.onmessage = (event) => {
-    if (typeof event.data === "string") hear(JSON.parse(event.data));
-    else see(event.data);
-  };
-  socket.onclose = async () => {
-    link = null;
-    for (const request of pending.keys()) answer({ request, ok: false, message: "The connection was lost before the answer." });
-    targets.clear();
-    const delay = Math.min(4000, 400 * 2 ** retry++);
-    refresh();
-    setTimeout(connect, delay);
-    // A browser does not tell why a WebSocket was refused; a plain request does.
-    const reason = await fetch("/", { cache: "no-store" }).then((r) => r.status, () => 0);
-    if (reason === 401) location.reload();
-  };
+// --- pictures ---------------------------------------------------------------------------------
+
+// Decoded. It is shown, and only then acknowledged, when the screen is ready for it: a slow screen is
+// sent less, as a slow link is.
+function arrived(picture) {
+  if (!picture.source || held) { if (picture.source) keep(picture); acknowledge(picture.number); return; }
+  if (waiting) { waiting.close(); acknowledge(waiting.number); }
+  waiting = picture;
 }
 
-function send(message) {
-  if (!socket || socket.readyState !== WebSocket.OPEN) return false;
-  socket.send(JSON.stringify(message));
-  return true;
-}
-
-function ping() { send({ type: "ping", t: performance.now() }); }
-
-function hear(message) {
-  if (message.type === "status") hearStatus(message);
-  else if (message.type === "link") { link = message; refresh(); }
-  else if (message.type === "reply") answer(message);
-  else if (message.type === "pong") {
-    const rtt = performance.now() - message.t;
-    // The quickest exchange says most about the clocks; an old one is forgotten in the end.
-    const offset = message.now - (message.t + rtt / 2) / 1000;
-    if (!clock || rtt <= clock.best * 1.2) clock = { offset, best: rtt, rtt };
-    else { clock.rtt = rtt; clock.best *= 1.05; }
-  }
-}
-
-function hearStatus(status) {
-  if (!statuses.has(status.stamp)) {
-    statuses.set(status.stamp, new Map());
-    images++;
-    if (statuses.size > STAMPS_KEPT) statuses.delete(statuses.keys().next().value);
-    if (status.latency !== null) latencies.push(status.latency);
-    if (latencies.length > 30) latencies.shift();
-  }
-  statuses.get(status.stamp).set(status.target_id, status);
-  status.heard = performance.now();
-  status.image = images;
-  newestStatus = status;
-  if (status.state === "IDLE") targets.clear();
-  else targets.set(status.target_id, status);
-  // Every target is spoken of on every image. (A message may come late, or be lost.)
-  for (const [id, other] of targets) if (images - other.image > 2) targets.delete(id);
-  if (shown && shown.stamp === status.stamp) dirty = true;
-}
-
-async function see(buffer) {
-  const number = ++received;
-  const length = new DataView(buffer).getUint32(0);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  try {
-    const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 4 + length)], { type: "image/jpeg" }));
-    const picture = { ...header, bitmap, number };
-    if (drag) keep(picture); else show(picture);
-  } finally {
-    send({ type: "ack" });
-  }
+function acknowledge(number) {
+  wire.send({ type: "ack", number, stamp: scene.shown?.stamp ?? "0" });
 }
 
 function keep(picture) {
-  if (newest) newest.bitmap.close();
+  newest?.close();
   newest = picture;
 }
 
 function show(picture) {
-  if (shown && picture.number < shown.number) { picture.bitmap.close(); return; }
-  if (shown) shown.bitmap.close();
-  const resized = !shown || shown.size[0] !== picture.size[0] || shown.size[1] !== picture.size[1];
-  shown = picture;
-  shownTimes.push(performance.now());
-  view.dataset.stamp = picture.stamp;
-  if (resized) {
-    [video.width, video.height] = picture.size;
-    layout();
-  }
-  still.drawImage(picture.bitmap, 0, 0);
-  dirty = true;
+  const aspect = picture.image_size[0] / picture.image_size[1];
+  if (aspect !== view.aspect) { view.layout(stage.clientWidth, stage.clientHeight, aspect); want(); }
+  screen.upload(picture.source, picture.size);
+  if (screen.able) picture.close();
+  else { last?.close(); last = picture; }
+  scene.show(picture);
+  times = [...times, performance.now()].slice(-60);
+  stage.dataset.stamp = picture.stamp;
+  dirty = moved = true;
+}
+let last = null;
+
+// The width that pictures are shown at, rounded up so that small changes are none.
+function want() {
+  const density = Math.min(window.devicePixelRatio || 1, 2);
+  const width = document.hidden ? 0 : Math.min(view.rect[2] * density, 2560);
+  const next = width && (WIDTHS.find((one) => one >= width * 0.9) ?? WIDTHS.at(-1));
+  if (next !== wanted && wire.send({ type: "want", width: next })) wanted = next;
 }
 
-// --- what the operator does ------------------------------------------------------------------
+// --- marking ----------------------------------------------------------------------------------
 
-function place(event) {
-  const area = marks.getBoundingClientRect();
-  const x = Math.min(Math.max(event.clientX - area.left, 0), area.width);
-  const y = Math.min(Math.max(event.clientY - area.top, 0), area.height);
-  return { x, y };
-}
+const pointer = new Pointer($("marks"), view, {
+  may: () => (wire.waiting("init") ? "The mark before is still on its way." : fitted ? "wait" : scene.cannotMark()),
+  press: () => {
+    if (!scene.shown || held) return false;
+    held = { since: performance.now() };
+    if (waiting) { keep(waiting); acknowledge(waiting.number); waiting = null; }
+    stage.dataset.held = scene.shown.stamp;
+    return true;
+  },
+  release,
+  tap: (at) => {
+    fitted = { point: at };
+    mark(at[0], at[1], 0, 0, true).then((reply) => {
+      if (!reply.ok) { fitted = null; release(); return; }
+      fitted = { box: marks.box(reply.box, reply.image_size), fitted: true };
+      dirty = true;
+      setTimeout(() => { fitted = null; release(); }, FITTED_SHOWN_MS);
+    });
+  },
+  drag: (box) => { mark(...box, false); release(); },
+  refuse: (text) => { if (text !== "wait") refuse(text); },
+}, (far) => { dirty = true; if (far) { moved = true; want(); } });
 
-marks.addEventListener("pointerdown", (event) => {
-  if (drag) { if (event.pointerId !== drag.pointer) endDrag(); return; }
-  if (event.button !== 0 || !shown || !socket || socket.readyState !== WebSocket.OPEN) return;
-  event.preventDefault();
-  marks.setPointerCapture(event.pointerId);
-  const at = place(event);
-  drag = { pointer: event.pointerId, from: at, to: at, picture: shown, began: performance.now() };
-  view.dataset.held = shown.stamp;
-  dirty = true;
-});
-
-marks.addEventListener("pointermove", (event) => {
-  hover = event.pointerType === "mouse" ? place(event) : null;
-  if (drag && event.pointerId === drag.pointer) drag.to = place(event);
-  dirty = true;
-});
-
-marks.addEventListener("pointerup", (event) => {
-  if (!drag || event.pointerId !== drag.pointer) return;
-  drag.to = place(event);
-  const { picture, box } = { picture: drag.picture, box: draggedBox() };
-  endDrag();
-  designate(picture, box);
-});
-
-marks.addEventListener("pointercancel", endDrag);
-marks.addEventListener("pointerleave", () => { hover = null; dirty = true; });
-marks.addEventListener("contextmenu", (event) => { event.preventDefault(); endDrag(); });
-marks.addEventListener("wheel", (event) => {
-  event.preventDefault();
-  const input = $("click-size");
-  input.value = Number(input.value) - Math.sign(event.deltaY) * Number(input.step);
-  setClickSize();
-}, { passive: false });
-
-function endDrag() {
-  if (!drag) return;
-  drag = null;
-  delete view.dataset.held;
+function release() {
+  if (!held) return;
+  held = null;
+  delete stage.dataset.held;
   if (newest) { const picture = newest; newest = null; show(picture); }
+  dirty = true;
+}
+
+function refuse(text) {
+  const taken = scene.people?.control && !scene.people.yours && text.startsWith(scene.people.control);
+  panel.say(text, "bad", { refused: "true" }, taken ? ["Take control", () => control(true)] : null);
+}
+
+async function mark(x, y, w, h, fit) {
+  const picture = scene.shown;
+  const [across, down] = [picture.size[0] / view.rect[2], picture.size[1] / view.rect[3]];
+  const box = [(x - view.rect[0]) * across, (y - view.rect[1]) * down, w * across, h * down];
+  const again = redo ? scene.subject : "";
+  redo = false;
+  const asked = wire.ask({ type: "init", stamp: picture.stamp, box, image_size: picture.size, target_id: again, fit });
+  refresh();
+  const reply = await asked;
+  const data = { request: "init", code: reply.code, target: reply.target_id ?? "", stamp: reply.stamp ?? "", detail: reply.message };
+  if (reply.ok) {
+    scene.mine.add(reply.target_id);
+    scene.selected = scene.targets.size > 1 ? reply.target_id : "";
+    const bad = ["LOST", "GIVEN_UP"].includes(reply.state);
+    panel.say(marked(reply), bad ? "bad" : "good", data);
+  } else answered(reply, data);
+  refresh();
+  return reply;
+}
+
+function answered(reply, data) {
+  if (reply.code === "NOT_IN_CONTROL") panel.say(refusal(reply), "bad", data, ["Take control", () => control(true)]);
+  else panel.say(refusal(reply), "bad", data);
+}
+
+// --- orders -----------------------------------------------------------------------------------
+
+async function stop() {
+  const why = scene.cannotStop();
+  if (why) { refuse(why); return; }
+  const reply = await wire.ask({ type: "stop", target_id: scene.subject });
+  const data = { request: "stop", code: reply.code, detail: reply.message };
+  if (reply.ok) {
+    scene.ended(reply.stopped);
+    const names = reply.stopped.map(target).join(", ");
+    panel.say(names ? capital(`${names} no longer followed.`) : "Nothing was followed.", "good", data);
+  } else answered(reply, data);
   refresh();
   dirty = true;
 }
 
-// Pixels of the picture for one of the screen.
-function scale(picture) { return picture.size[0] / view.clientWidth; }
-
-function clickBox(at, picture) {
-  const side = Number($("click-size").value) * picture.size[0] / picture.image_size[0] / scale(picture);
-  return { x: at.x - side / 2, y: at.y - side / 2, w: side, h: side };
+async function record() {
+  const why = scene.cannotAct();
+  if (why) { refuse(why); return; }
+  const on = !scene.recording?.on;
+  panel.say(on ? "Starting to record..." : "Ending the recording...");
+  const reply = await wire.ask({ type: "record", on });
+  const data = { request: "record", code: reply.code };
+  if (reply.ok) panel.say(on ? capital(`${reply.message}.`) : `Recorded: ${reply.message}.`, "good", data); else answered(reply, data);
 }
 
-// On the screen.
-function draggedBox() {
-  const { from, to } = drag;
-  const [w, h] = [Math.abs(to.x - from.x), Math.abs(to.y - from.y)];
-  if (Math.max(w, h) < CLICK_PIXELS) return clickBox(from, drag.picture);
-  return { x: Math.min(from.x, to.x), y: Math.min(from.y, to.y), w, h };
+async function snapshot() {
+  if (!scene.shown) { refuse("There is no picture yet."); return; }
+  const reply = await wire.ask({ type: "snapshot", stamp: scene.shown.stamp });
+  const data = { request: "snapshot", code: reply.code };
+  if (reply.ok) panel.say(`Snapshot kept: ${reply.message}`, "good", { ...data, file: reply.file }); else answered(reply, data);
 }
 
-function designate(picture, { x, y, w, h }) {
-  const factor = scale(picture);
-  const box = [x, y, w, h].map((value) => value * factor);
-  if (Math.min(box[2], box[3]) < 2) { say("That box is too thin: drag from corner to corner.", "bad"); return; }
-  ask({ type: "init", stamp: picture.stamp, box, image_size: picture.size, target_id: chosen });
-  choose("");
+async function control(take = !scene.people?.yours) {
+  await wire.ask({ type: "control", take });
+  panel.quiet();
 }
 
-function stop(target = "") { ask({ type: "stop", target_id: target }); }
-
-function ask(message) {
-  const request = ++requests;
-  if (!send({ ...message, request })) { say("Not connected to the ground station.", "bad"); return; }
-  pending.set(request, message);
+// What others did is shown; what was done here has been said already.
+function activity({ who, yours, what, target_id: id, level = "" }) {
+  if (id) { scene.mine.add(id); if (what.startsWith("stopped")) scene.ended([id]); }
+  if (yours) return;
+  panel.say(`${who ? `${who} ` : ""}${who ? what : capital(what)}.`.replace(/\.\.$/, "."), level, { who });
 }
 
-function answer(reply) {
-  const asked = pending.get(reply.request);
-  pending.delete(reply.request);
-  const code = reply.ok || !reply.code ? "" : `${reply.code}: `;
-  const missed = ["LOST", "GIVEN_UP"].includes(reply.state); // designated, and lost on the way
-  const entry = say(code + reply.message, reply.ok && !missed ? "good" : "bad");
-  if (asked) entry.dataset.request = asked.type;
-  entry.dataset.code = reply.code ?? "";
-  if (reply.stamp) entry.dataset.stamp = reply.stamp;
-  // What a stop has stopped is gone at once, not when the next image comes.
-  if (reply.ok && asked?.type === "stop") {
-    if (asked.target_id) targets.delete(asked.target_id); else targets.clear();
-  }
+function toggleRedo() {
+  const why = scene.cannotMark() || (scene.subject ? "" : "Choose the target first.");
+  if (why) { refuse(why); return; }
+  redo = !redo;
   refresh();
 }
 
-function choose(target) { chosen = chosen === target ? "" : target; refresh(); }
+function next() {
+  const names = [...scene.targets.keys()];
+  if (names.length > 1) scene.selected = names[(names.indexOf(scene.subject) + 1) % names.length];
+  refresh();
+  dirty = true;
+}
+
+function full() {
+  const on = !("full" in document.documentElement.dataset);
+  if (on) document.documentElement.dataset.full = ""; else delete document.documentElement.dataset.full;
+  // A phone's browser may have none, but its bars are small: the layout is the larger part.
+  if (on) document.documentElement.requestFullscreen?.({ navigationUI: "hide" }).catch(() => {});
+  else if (document.fullscreenElement) document.exitFullscreen();
+  $("whole").setAttribute("aria-pressed", String(on));
+  layout();
+}
+document.addEventListener("fullscreenchange", () => { if (!document.fullscreenElement && "full" in document.documentElement.dataset) full(); });
+
+// --- holding to stop --------------------------------------------------------------------------
+
+let holding = 0;
+function hold() {
+  if (holding) return;
+  const why = scene.cannotStop();
+  if (why) { refuse(why); return; }
+  $("stop").classList.add("holding");
+  holding = setTimeout(() => { letGo(true); stop(); }, HOLD_TO_STOP_MS);
+}
+function letGo(done = false) {
+  if (!holding) return;
+  clearTimeout(holding);
+  holding = 0;
+  $("stop").classList.remove("holding");
+  if (!done) panel.say("Hold the button, or S, to stop following.");
+}
+$("stop").addEventListener("pointerdown", (event) => { if (event.button === 0) { $("stop").setPointerCapture(event.pointerId); hold(); } });
+for (const name of ["pointerup", "pointercancel", "blur"]) $("stop").addEventListener(name, () => letGo());
+$("stop").addEventListener("contextmenu", (event) => event.preventDefault());
+
+// --- keys and buttons -------------------------------------------------------------------------
+
+const KEYS = {
+  m: () => pointer.startKeys(), n: toggleRedo, t: next, p: snapshot, r: record, f: full, c: () => control(),
+  b: () => { setTone({ off: "auto", auto: "strong", strong: "off" }[settings.tone]); panel.say(`Brighten: ${{ off: "off", auto: "automatic", strong: "strong" }[settings.tone]}.`); },
+  "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => { view.all(); dirty = moved = true; want(); },
+  "?": () => open($("keys")),
+};
+function zoom(factor) { view.zoomBy(factor, [view.stage[0] / 2, view.stage[1] / 2]); dirty = moved = true; want(); }
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") { endDrag(); chosen = ""; refresh(); }
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (event.key === "s" || event.key === "S") stop();
+  alarm.wake();
+  if (document.querySelector("dialog[open]") || event.target.matches("input")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (pointer.key(event)) return;
+  const onStop = document.activeElement === $("stop") && (event.key === " " || event.key === "Enter");
+  if (event.key.toLowerCase() === "s" || onStop) { event.preventDefault(); if (!event.repeat) hold(); return; }
+  if (event.repeat) return;
+  if (event.key === "Escape") { pointer.end(); redo = false; scene.selected = ""; refresh(); return; }
+  const act = KEYS[event.key.toLowerCase()];
+  if (act) { event.preventDefault(); act(); }
 });
-$("stop").addEventListener("click", () => stop());
+document.addEventListener("keyup", (event) => { if (["s", " ", "enter"].includes(event.key.toLowerCase())) letGo(); });
+document.addEventListener("pointerdown", () => alarm.wake());
 
-// --- what is drawn ---------------------------------------------------------------------------
+for (const [id, act] of [["redo", toggleRedo], ["snapshot", snapshot], ["record", record], ["whole", full], ["take", () => control()], ["control", () => { control(); $("settings").close(); }], ["more", () => open($("settings"))], ["show-keys", () => { $("settings").close(); open($("keys")); }]]) $(id).addEventListener("click", act);
+
+// On a phone on its side, and on a full screen, the details have no room beside the video: they are in
+// the sheet.
+const aside = window.matchMedia("(max-height: 500px) and (orientation: landscape)");
+function open(dialog) {
+  const hidden = aside.matches || "full" in document.documentElement.dataset;
+  if (dialog === $("settings")) (hidden ? $("phone-log") : $("app")).append($("panel"));
+  dialog.showModal();
+}
+$("settings").addEventListener("close", () => $("app").append($("panel")));
+for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+// --- settings ---------------------------------------------------------------------------------
+
+function setTone(mode) {
+  settings.tone = mode;
+  remember();
+  screen.setMode(mode);
+  for (const input of document.querySelectorAll("#tone input")) input.checked = input.value === mode;
+  document.documentElement.dataset.tone = mode;
+  dirty = moved = true;
+}
+for (const input of document.querySelectorAll("#tone input")) input.addEventListener("change", () => setTone(input.value));
+
+function applySettings() {
+  if (settings.night) document.documentElement.dataset.night = ""; else delete document.documentElement.dataset.night;
+  alarm.sound = settings.sound;
+  alarm.vibrate = settings.vibrate;
+  dirty = moved = true;
+}
+for (const id of ["night", "magnify", "sound", "vibrate"]) {
+  $(id).checked = settings[id];
+  $(id).addEventListener("change", () => { settings[id] = $(id).checked; remember(); applySettings(); alarm.wake(); });
+}
+$("name").value = settings.name;
+$("name").addEventListener("change", async () => {
+  settings.name = $("name").value.trim();
+  remember();
+  wire.send({ type: "hello", name: settings.name, h264: await canH264() });
+});
+if (!screen.able) $("tone-note").textContent = "This browser cannot: it has no WebGL 2.";
+if (!("vibrate" in navigator)) $("vibrate").closest("label").hidden = true;
+
+// --- drawing ----------------------------------------------------------------------------------
 
 function layout() {
-  const [width, height] = shown ? shown.size : [16, 9];
-  const factor = Math.min(stage.clientWidth / width, stage.clientHeight / height);
-  const [w, h] = [width * factor, height * factor];
-  Object.assign(view.style, {
-    width: `${w}px`, height: `${h}px`,
-    left: `${(stage.clientWidth - w) / 2}px`, top: `${(stage.clientHeight - h) / 2}px`,
-  });
-  const density = window.devicePixelRatio || 1;
-  marks.width = Math.round(w * density);
-  marks.height = Math.round(h * density);
-  dirty = true;
+  const aspect = scene.shown ? scene.shown.image_size[0] / scene.shown.image_size[1] : 16 / 9;
+  view.layout(stage.clientWidth, stage.clientHeight, aspect);
+  const density = Math.min(window.devicePixelRatio || 1, 2);
+  $("video").width = Math.round(stage.clientWidth * density);
+  $("video").height = Math.round(stage.clientHeight * density);
+  dirty = moved = true;
+  want();
 }
 
 function draw() {
   requestAnimationFrame(draw);
-  if (drag) $("held").lastElementChild.textContent = `${((performance.now() - drag.began) / 1000).toFixed(1)} s`;
-  if (!dirty) return;
+  if (waiting && !held) {
+    const picture = waiting;
+    waiting = null;
+    show(picture);
+    acknowledge(picture.number);
+  }
+  if (!dirty && !moved) return;
   dirty = false;
-  const density = window.devicePixelRatio || 1;
-  pen.setTransform(density, 0, 0, density, 0, 0);
-  pen.clearRect(0, 0, view.clientWidth, view.clientHeight);
-  $("held").hidden = !drag;
-  if (!shown) return;
-  for (const status of statuses.get(shown.stamp)?.values() ?? []) if (status.box) drawTarget(status);
-  if (drag) drawRectangle(draggedBox(), "#ffffff", []);
-  else if (hover && $("notice").hidden) drawRectangle(clickBox(hover, shown), "rgb(255 255 255 / 55%)", [5, 5]);
-}
-
-function drawTarget({ box, image_size, state, confidence, target_id }) {
-  const factor = view.clientWidth / image_size[0];
-  const gap = 3; // a small target stays visible
-  const [x, y] = [box[0] * factor - gap, box[1] * factor - gap];
-  const [w, h] = [box[2] * factor + 2 * gap, box[3] * factor + 2 * gap];
-  const arm = Math.max(6, Math.min(w, h) * 0.3);
-  const path = new Path2D();
-  for (const [cx, cy, right, down] of [[x, y, 1, 1], [x + w, y, -1, 1], [x, y + h, 1, -1], [x + w, y + h, -1, -1]]) {
-    path.moveTo(cx + right * Math.min(arm, w / 2), cy);
-    path.lineTo(cx, cy);
-    path.lineTo(cx, cy + down * Math.min(arm, h / 2));
+  marks.begin();
+  const hidden = !$("notice").hidden;
+  let inset = null;
+  if (scene.shown) {
+    const mark = fitted ?? pointer.mark;
+    if (!hidden) {
+      marks.targets(scene);
+      marks.pictureAge(oldness);
+    }
+    if (mark) marks.marking(mark);
+    else if (pointer.hover && !hidden && !scene.cannotMark()) aim(pointer.hover);
+    inset = marks.magnifier(scene, mark, settings.magnify && !hidden);
   }
-  pen.setLineDash([]);
-  pen.lineCap = pen.lineJoin = "round";
-  for (const [stroke, width] of [["rgb(0 0 0 / 75%)", 5], [COLOURS[state] ?? "#ffffff", 2.5]]) {
-    pen.strokeStyle = stroke;
-    pen.lineWidth = width;
-    pen.stroke(path);
+  place();
+  if (!moved && !inset && !drawnInset) return;
+  moved = false;
+  drawnInset = Boolean(inset);
+  const { width, height } = $("video");
+  const density = width / Math.max(view.stage[0], 1);
+  const scaled = (box) => box.map((value) => value * density);
+  const views = [{ to: scaled(view.rect), from: [0, 0, 1, 1] }];
+  if (inset) views.push({ to: scaled(inset.to), from: inset.from });
+  screen.draw(views, width, height);
+}
+let drawnInset = false;
+
+// Where a tap would go.
+function aim([x, y]) {
+  const pen = marks.pen;
+  pen.strokeStyle = "rgb(255 255 255 / 70%)";
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  pen.arc(x, y, 14, 0, 2 * Math.PI);
+  pen.stroke();
+}
+
+// Messages lie in the corner of the video where nothing is; the bottom left is usual.
+function place() {
+  const words = $("words").getBoundingClientRect();
+  const area = stage.getBoundingClientRect();
+  if (!words.height || words.top >= area.bottom - 1) return;
+  const [w, h, gap] = [words.width, words.height, 14];
+  const corners = {
+    "bottom-left": [gap, area.height - h - gap], "bottom-right": [area.width - w - gap, area.height - h - gap],
+    "top-left": [gap, gap], "top-right": [area.width - w - gap, gap],
+  };
+  const free = ([x, y]) => !marks.taken.some((one) => overlap([x, y, w, h], one));
+  const now = $("words").dataset.corner;
+  if (now && free(corners[now])) return;
+  panel.corner(Object.keys(corners).find((name) => free(corners[name])) ?? "bottom-left");
+}
+
+// --- what is written --------------------------------------------------------------------------
+
+function standing() {
+  const asked = wire.waiting("init") ?? wire.waiting("stop");
+  if (asked) {
+    const since = (performance.now() - asked.at) / 1000;
+    if (since > 0.25) return `${asked.message.type === "init" ? "Sending the mark" : "Sending the stop"}... ${seconds(since)}`;
   }
-  drawLabel(`${targets.size > 1 ? `Target ${target_id}  ` : ""}${confidence.toFixed(2)}`, x, y, h, COLOURS[state]);
-}
-
-function drawLabel(text, x, y, h, colour) {
-  pen.font = "600 15px system-ui, 'DejaVu Sans', sans-serif";
-  pen.textBaseline = "alphabetic";
-  const width = pen.measureText(text).width;
-  const left = Math.min(Math.max(x, 4), view.clientWidth - width - 4);
-  const base = y > 26 ? y - 8 : Math.min(y + h + 20, view.clientHeight - 6);
-  pen.lineJoin = "round";
-  pen.lineWidth = 4;
-  pen.strokeStyle = "rgb(0 0 0 / 80%)";
-  pen.strokeText(text, left, base);
-  pen.fillStyle = colour ?? "#ffffff";
-  pen.fillText(text, left, base);
-}
-
-function drawRectangle({ x, y, w, h }, colour, dash) {
-  pen.setLineDash(dash);
-  for (const [stroke, width] of [["rgb(0 0 0 / 70%)", 4], [colour, 1.5]]) {
-    pen.strokeStyle = stroke;
-    pen.lineWidth = width;
-    pen.strokeRect(x, y, w, h);
-  }
-  pen.setLineDash([]);
-}
-
-// --- what is written -------------------------------------------------------------------------
-
-function say(text, level) {
-  const entry = document.createElement("li");
-  const time = document.createElement("time");
-  time.textContent = new Date().toTimeString().slice(0, 8);
-  entry.append(time, text);
-  entry.dataset.level = level;
-  $("messages").prepend(entry);
-  while ($("messages").children.length > MESSAGES_KEPT) $("messages").lastElementChild.remove();
-  $("alert").textContent = text;
-  $("alert").dataset.level = level;
-  $("alert").hidden = false;
-  clearTimeout(alertTimer);
-  alertTimer = setTimeout(() => { $("alert").hidden = true; }, level === "bad" ? 7000 : 2500);
-  return entry;
-}
-
-const milliseconds = (seconds) => (seconds < 1 ? [`${Math.round(seconds * 1000)}`, "ms"] : [seconds.toFixed(1), "s"]);
-
-function write(id, value, unit = "", level = "") {
-  const element = $(id);
-  element.replaceChildren(value);
-  if (unit) {
-    const small = document.createElement("small");
-    small.textContent = ` ${unit}`;
-    element.append(small);
-  }
-  element.dataset.level = level;
-}
-
-function health(id, level, text) {
-  $(id).dataset.level = level;
-  $(id).lastElementChild.textContent = text;
-}
-
-// Seconds since anything was heard of the targets: an old state must not look like a present one.
-const silentFor = () => (newestStatus ? (performance.now() - newestStatus.heard) / 1000 : 0);
-
-// The state to put in large letters: of several targets, the one in most need of attention.
-function summary() {
-  if (!link) return { state: "OFFLINE", note: "No connection to the ground station. Trying again." };
-  if (!link.tracker) return { state: "NO TRACKER", note: "The tracker node is not found." };
-  const order = ["LOST", "UNCERTAIN", "GIVEN_UP", "TRACKING"];
-  const worst = [...targets.values()].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state))[0];
-  if (!worst) return { state: "IDLE", note: NOTES.IDLE };
-  const silence = silentFor();
-  if (silence > SILENT_S) return { state: "NO NEWS", note: `Nothing heard of the target for ${silence.toFixed(0)}\u00a0s.` };
-  const again = worst.reacquisitions ? `Found again ${worst.reacquisitions} ${worst.reacquisitions > 1 ? "times" : "time"}.` : "";
-  return { state: worst.state, note: NOTES[worst.state] || again, status: worst };
-}
-
-function notice() {
-  if (!link) return ["Connection to the ground station lost", "Trying again."];
-  if (link.problem) return ["The video cannot be shown", link.problem];
-  if (link.silence === null) {
-    const who = link.publishers ? "" : " Nobody publishes it: is the camera driver running, and in this ROS domain?";
-    return [`Waiting for video on ${link.topic}`, `No image so far.${who}`];
-  }
-  if (link.silence > SILENT_S) {
-    const who = link.publishers ? "The camera driver is there, but sends nothing." : "Nobody publishes it any more.";
-    return [`No image for ${link.silence.toFixed(1)} s on ${link.topic}`, who];
-  }
-  return shown ? null : [`Waiting for video on ${link.topic}`, ""];
+  if (pointer.keyed) return "Arrows move, + and − size. Enter: as drawn. Space: fitted. Esc: not.";
+  if (held && !fitted) return `Picture held ${seconds((performance.now() - held.since) / 1000)}`;
+  if (wire.stalled) return `The link stands still for ${seconds(wire.stalled)}.`;
+  if (redo) return `Mark ${target(scene.subject)} again, or press Re-mark once more.`;
+  if (pointer.kind === "touch" && !scene.targets.size && !scene.cannotMark()) return "Tap the target. Two fingers enlarge.";
+  return "";
 }
 
 function refresh() {
-  writeHealth();
-  const { state, note, status } = summary();
-  if ($("state").dataset.state !== state) $("state").dataset.state = state;
-  $("state-name").textContent = state === "IDLE" ? "NO TARGET" : state.replace("_", " ");
-  const name = status ? `Target ${status.target_id}` : "";
-  $("state-target").textContent = targets.size > 1 ? `${name || "Targets"} · ${name ? "1 of " : ""}${targets.size}` : name;
-  $("state-note").textContent = state === "NO TRACKER" && link.hint ? `${note} ${link.hint}` : note;
-  const confidence = status?.box ? status.confidence : 0;
-  $("bar").firstElementChild.style.width = `${100 * confidence}%`;
-  $("bar").setAttribute("aria-valuenow", confidence.toFixed(2));
-  $("confidence").textContent = status?.box ? confidence.toFixed(2) : "–";
-  const title = state === "IDLE" ? "" : `${state.replace("_", " ")} · `;
-  if (document.title !== `${title}mlkd ground station`) document.title = `${title}mlkd ground station`;
-  $("stop").disabled = !link || !link.tracker;
-  $("namespace").textContent = link?.namespace ?? "";
-  const text = notice();
-  $("notice").hidden = !text;
-  if (text) [$("notice").firstElementChild.textContent, $("notice").lastElementChild.textContent] = text;
-  const designate = chosen ? `Drag a box: target ${chosen} is designated anew. Esc: not.` : "Drag a box around the target, or click on it.";
-  $("hint").textContent = designate;
-  $("hint").hidden = Boolean(text || drag || !link?.tracker || (targets.size && !chosen));
-  writeFigures();
-  writeTargets();
-}
-
-function writeHealth() {
-  const rate = (value) => (value > 0 ? `${value.toFixed(value < 9.95 ? 1 : 0)} Hz` : "–");
-  if (!link) {
-    for (const id of ["health-camera", "health-tracker"]) health(id, "off", "–");
-    health("health-link", "bad", "lost");
-    return;
-  }
-  const silent = link.silence === null || link.silence > SILENT_S;
-  health("health-camera", link.problem || silent ? "bad" : "good", silent ? "silent" : rate(link.camera_rate));
-  health("health-tracker", !link.tracker ? "bad" : link.tracker_rate > 0 ? "good" : "warn", link.tracker ? (link.tracker_rate > 0 ? rate(link.tracker_rate) : "waiting") : "not found");
-  health("health-link", "good", clock ? `${Math.max(1, Math.round(clock.rtt))} ms` : "–");
-}
-
-function writeFigures() {
   const now = performance.now();
-  shownTimes = shownTimes.filter((time) => time > now - 2000);
-  const live = link && link.tracker_rate > 0 && latencies.length > 0;
-  const latency = live ? [...latencies].sort((a, b) => a - b)[latencies.length >> 1] : null;
-  if (latency === null) write("latency", "–");
-  else if (Math.abs(latency) > CLOCKS_DIFFER_S) write("latency", "clocks differ", "", "bad");
-  else write("latency", ...milliseconds(latency), latency > 0.2 ? "bad" : "");
-  const age = shown && clock && link ? shown.age + now / 1000 + clock.offset - shown.sent : null;
-  if (age === null) write("age", "–");
-  else if (Math.abs(shown.age) > CLOCKS_DIFFER_S) write("age", "clocks differ", "", "bad");
-  else write("age", ...milliseconds(Math.max(age, 0)), age > 1 ? "bad" : "");
-  const rate = shownTimes.length > 1 ? (shownTimes.length - 1) / ((shownTimes.at(-1) - shownTimes[0]) / 1000) : 0;
-  write("video-rate", rate > 0 ? rate.toFixed(1) : "–", rate > 0 ? "Hz" : "");
-  if (live) write("dropped", (100 * link.drop_share).toFixed(0), "%", link.drop_share > 0.2 ? "bad" : "");
-  else write("dropped", "–");
+  times = times.filter((time) => time > now - 2000);
+  const rate = times.length > 1 ? (times.length - 1) / ((times.at(-1) - times[0]) / 1000) : 0;
+  if (redo && !scene.subject) redo = false;
+  panel.standing(standing());
+  oldness = scene.pictureAge(wire.offset);
+  panel.write(scene, wire, rate, redo, oldness);
 }
 
-function writeTargets() {
-  $("targets-none").hidden = targets.size > 0;
-  const list = $("targets");
-  for (const row of [...list.children]) if (!targets.has(row.dataset.target)) row.remove();
-  if (chosen && !targets.has(chosen)) chosen = "";
-  for (const [id, status] of targets) {
-    const row = [...list.children].find((item) => item.dataset.target === id) ?? newRow(id);
-    const old = silentFor() > SILENT_S;
-    row.dataset.state = old ? "OLD" : status.state;
-    row.querySelector("small").textContent = old ? "no news" : status.state.replace("_", " ") + (status.box ? ` ${status.confidence.toFixed(2)}` : "");
-    row.querySelector("button").setAttribute("aria-pressed", String(chosen === id));
-  }
-}
-
-function newRow(id) {
-  const row = document.createElement("li");
-  row.dataset.target = id;
-  const text = document.createElement("div");
-  const name = document.createElement("b");
-  name.textContent = name.title = `Target ${id}`;
-  text.append(name, document.createElement("small"));
-  const again = document.createElement("button");
-  again.textContent = "Redo";
-  again.title = "The next box designates this target anew";
-  again.addEventListener("click", () => choose(id));
-  const end = document.createElement("button");
-  end.textContent = "Stop";
-  end.setAttribute("aria-label", `Stop ${id}`);
-  end.addEventListener("click", () => stop(id));
-  row.append(text, again, end);
-  $("targets").append(row);
-  return row;
-}
-
-function setClickSize() { $("click-size-value").textContent = `${$("click-size").value} px`; dirty = true; }
-function setBrightness() {
-  const value = Number($("brighten").value);
-  $("brighten-value").textContent = value === 1 ? "off" : `× ${value}`;
-  video.style.filter = value === 1 ? "" : `brightness(${value})`;
-}
-
-$("click-size").addEventListener("input", setClickSize);
-$("brighten").addEventListener("input", setBrightness);
 new ResizeObserver(layout).observe(stage);
-setInterval(ping, 1000);
-setInterval(refresh, 250);
-setClickSize();
-setBrightness();
+document.addEventListener("visibilitychange", () => { want(); });
+setInterval(() => { refresh(); dirty = true; }, 200);
+setTone(settings.tone);
+applySettings();
+layout();
 refresh();
-connect();
 draw();
+
+// For tests and the curious.
+window.station = { panel, scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted };

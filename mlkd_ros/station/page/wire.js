@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// The connection to the ground station, and requests on it. What is said: ../protocol.py.
+
+const PING_MS = 1000;
+const STALLED_S = 1.5; // nothing heard for so long: the link stands still
+
+export class Wire {
+  // heard: {text(message), picture(buffer), opened(), closed()}
+  constructor(heard) {
+    this.heard = heard;
+    this.socket = null;
+    this.retry = 0;
+    this.requests = 0;
+    this.pending = new Map(); // number: {message, at}
+    this.last = 0;
+    this.delays = [];
+    this.offset = null; // seconds: the server's steady clock minus ours
+    this.best = Infinity;
+    this.connect();
+    setInterval(() => this.ping(), PING_MS);
+  }
+
+  get open() { return this.socket?.readyState === WebSocket.OPEN; }
+  // Seconds there and back, the longest of the last pings.
+  get delay() { return this.delays.length ? Math.max(...this.delays) : null; }
+  get stalled() { const since = (performance.now() - this.last) / 1000; return this.open && this.last && since > STALLED_S ? since : 0; }
+
+  connect() {
+    this.socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
+    this.socket.binaryType = "arraybuffer";
+    this.socket.onopen = () => {
+      this.retry = 0;
+      this.delays = [];
+      this.offset = null;
+      this.best = Infinity;
+      this.last = performance.now();
+      this.heard.opened();
+      this.ping();
+    };
+    this.socket.onmessage = ({ data }) => {
+      this.last = performance.now();
+      if (typeof data !== "string") { this.heard.picture(data); return; }
+      const message = JSON.parse(data);
+      if (message.type === "pong") this.pong(message);
+      else if (message.type === "reply") this.reply(message);
+      else this.heard.text(message);
+    };
+    this.socket.onclose = async () => {
+      this.heard.closed();
+      for (const request of [...this.pending.keys()]) this.reply({ request, ok: false, code: "CLOSED", message: "The connection was lost before the answer" });
+      setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.retry++));
+      // A browser does not tell why a WebSocket was refused; a plain request does.
+      const reason = await fetch("./", { cache: "no-store" }).then((r) => r.status, () => 0);
+      if (reason === 401) location.reload();
+    };
+  }
+
+  send(message) {
+    if (this.open) this.socket.send(JSON.stringify(message));
+    return this.open;
+  }
+
+  // A request; resolves to the reply, always.
+  ask(message) {
+    const request = ++this.requests;
+    return new Promise((done) => {
+      this.pending.set(request, { message, at: performance.now(), done });
+      if (!this.send({ ...message, request })) this.reply({ request, ok: false, code: "CLOSED", message: "Not connected to the ground station" });
+    });
+  }
+
+  // The oldest request of a type that waits for its answer.
+  waiting(type) { return [...this.pending.values()].find((one) => one.message.type === type); }
+
+  reply(reply) {
+    const asked = this.pending.get(reply.request);
+    this.pending.delete(reply.request);
+    asked?.done(reply);
+  }
+
+  ping() { this.send({ type: "ping", t: performance.now(), best: Math.min(...this.delays, 1e3) % 1e3 }); }
+
+  pong({ t, now }) {
+    const round = (performance.now() - t) / 1000;
+    this.delays = [...this.delays, round].slice(-5);
+    // The quickest exchange says most about the clocks; an old one is forgotten in the end.
+    if (this.offset === null || round <= this.best * 1.2) { this.offset = now - (t / 1000 + round / 2); this.best = round; } else this.best *= 1.05;
+  }
+}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the tracker is there: found out within three seconds, and whether there are two.
+
+DDS takes 10 to 20 s to miss a process that was killed. A tracker says something at least once a
+second, in every state: its diagnostics. So does its silence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+__all__ = ["GONE", "LIVE", "MISSING", "WAITING", "TrackerWatch"]
+
+MISSING, GONE, WAITING, LIVE = "missing", "gone", "waiting", "live"
+
+#: Seconds of silence after which a tracker is gone: two diagnostics, and a little.
+_SILENT = 2.4
+#: The diagnostic of each tracker whose message says in which state it is.
+_MARK = ": images"
+#: Seconds within which a tracker's word is looked at for a second one, and how often it has to be
+#: said twice in them.
+_WINDOW, _TWICE = 3.0, 3
+
+
+class TrackerWatch:
+    """Listens to the diagnostics of the trackers in the node's namespace.
+
+    phase: why the tracker says nothing of images, in its words; empty if it is at work.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._prefix = node.get_namespace().rstrip("/") + "/"
+        self._last: float | None = None
+        self._names: dict[str, float] = {}
+        self._repeats: deque[float] = deque()
+        self.phase = ""
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            name = status.name.removesuffix(_MARK)
+            # Only a tracker's, of this namespace and not of one below it.
+            own = name.startswith(self._prefix) and "/" not in name[len(self._prefix) :]
+            if own and name != status.name:
+                self._last = self._names[name] = time.monotonic()
+                level = status.level if isinstance(status.level, bytes) else bytes([status.level])
+                self.phase = "" if level == b"\x00" else status.message
+
+    def heard(self, twice: bool) -> None:
+        """The tracker has said something about an image, perhaps a second time."""
+        self._last = time.monotonic()
+        if twice:
+            self._repeats.append(self._last)
+
+    def state(self, found: bool, at_work: bool) -> str:
+        """One of the four, given whether its services are found and it speaks of images."""
+        silent = self._last is None or time.monotonic() - self._last > _SILENT
+        if silent:
+            return MISSING if self._last is None or not found else GONE
+        if not found:
+            return MISSING
+        return LIVE if at_work else WAITING
+
+    def conflict(self) -> str:
+        """Which trackers answer at once; empty if there is no more than one."""
+        now = time.monotonic()
+        while self._repeats and self._repeats[0] < now - _WINDOW:
+            self._repeats.popleft()
+        self._names = {name: at for name, at in self._names.items() if at > now - _SILENT}
+        if len(self._repeats) < _TWICE and len(self._names) < 2:
+            return ""
+        names = ", ".join(sorted(self._names)) or self._prefix
+        return (
+            f"Two trackers answer in {self._prefix.rstrip('/') or '/'} ({names}): what is shown is "
+            "of both, and a designation reaches either. Stop one, or give it another namespace."
+        )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fit of the belief: samples drawn from known densities, and the command with real pictures."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from mlkd_ros.cli import main
+from mlkd_ros.data.sequences import Sequence
+from mlkd_ros.distillation import fit
+from mlkd_ros.distillation.selection import Trial
+from mlkd_ros.tracking.checkpoint import default_checkpoint, load_checkpoint
+
+
+def trial(boxes, name="toy"):
+    return Trial("day", Sequence(name, [np.zeros((9, 9, 3), np.uint8)] * len(boxes), boxes))
+
+
+def test_a_logistic_regression_finds_the_log_ratio_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    # Means 8 and 2, deviation 2: the log ratio is 1.5 x - 7.5, whatever the shares are.
+    rows = np.r_[rng.normal(8, 2, 4000), rng.normal(2, 2, 1000)][:, None]
+    labels = np.r_[np.ones(4000), np.zeros(1000)]
+    constant, slope = fit._logistic(rows, labels)
+    assert (constant, slope) == pytest.approx((-7.5, 1.5), rel=0.1)
+    constant, slope = fit._logistic(rows, labels, np.ones(5000))
+    assert constant == pytest.approx(-7.5 + math.log(4), rel=0.1)
+
+
+def test_the_weights_of_the_association_are_those_that_chose():
+    rng, weights = np.random.default_rng(1), np.array([0.7, 1.5, -2.5])
+    choices = []
+    for _ in range(4000):
+        rows = np.c_[rng.normal(5, 3, 4), -rng.exponential(1, 4), rng.exponential(0.5, 4)]
+        z = rows @ weights + rng.gumbel(size=4)
+        choices.append((rows, int(z.argmax())))
+    assert fit._association(choices) == pytest.approx(tuple(weights), rel=0.1)
+
+
+def test_times_in_sight_and_out_of_sight_are_counted():
+    boxes = np.tile([10.0, 10.0, 5.0, 5.0], (120, 1))
+    boxes[30:45] = boxes[90:105] = np.nan
+    times = fit._presence_times([trial(boxes), trial(boxes)])  # the same in another light
+    assert times["visible_for"] == pytest.approx(90 / 2 / 30)
+    assert times["hidden_for"] == pytest.approx(30 / 2 / 30)
+    assert fit._presence_times([trial(boxes[:30])]) == {}
+
+
+@pytest.mark.parametrize(("wander", "jitter"), [(0.5, 0.2), (4.0, 0.06)])
+def test_how_targets_move_is_found_again(wander, jitter):
+    rng, size, step, time = np.random.default_rng(3), 40.0, 1 / 30, 1.0
+    kept = math.exp(-step / time)
+    trials = []
+    for number in range(6):
+        v, p, rows = np.zeros(2), np.array([500.0, 300.0]), []
+        for _ in range(300):
+            v = kept * v + rng.normal(0, wander * size * math.sqrt(1 - kept**2), 2)
+            p = p + v * step
+            rows.append([*(p + rng.normal(0, jitter * size, 2) - size / 2), size, size])
+        trials.append(trial(np.array(rows), f"toy{number}"))
+    found = fit._motion(trials)
+    assert found["wander"] == wander
+    assert found["jitter"] == jitter
+
+
+def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(20, 90, (18, 32, 3), np.uint8), (320, 180))
+    car = cv2.resize(rng.integers(0, 255, (4, 6, 3), np.uint8), (36, 24))
+    folder = tmp_path / "seqs" / "car" / "img"
+    folder.mkdir(parents=True)
+    rows = []
+    for i in range(40):
+        x, y, hidden = 40 + 4 * i, 70, 24 <= i < 32
+        image = ground.copy()
+        if not hidden:
+            image[y : y + 24, x : x + 36] = car
+        noise = rng.integers(0, 12, image.shape, np.uint8)
+        cv2.imwrite(str(folder / f"{i + 1:04d}.jpg"), cv2.add(image, noise))
+        rows.append("NaN,NaN,NaN,NaN" if hidden else f"{x},{y},36,24")
+    (folder.parent / "groundtruth_rect.txt").write_text("\n".join(rows) + "\n")
+    output = tmp_path / "fitted.safetensors"
+    arguments = ["fit", str(default_checkpoint()), "--dataset", "otb", "--root",
+                 str(tmp_path / "seqs"), "--condition", "day", "--condition", "street",
+                 "--flights", "0", "-o", str(output)]  # fmt: skip
+    assert main(arguments) == 0
+    before, after = load_checkpoint(), load_checkpoint(output)
+    assert after.settings.belief != before.settings.belief
+    assert after.settings.belief.evidence[1] > 0  # a higher score speaks for the target
+    assert after.settings.belief.hidden_for == pytest.approx(8 / 30)
+    assert after.provenance["fit"]["sequences"] == ["car"]
+    assert after.provenance["fit"]["conditions"] == ["day", "street"]
+    assert all(np.array_equal(after.weights[k], v) for k, v in before.weights.items())
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err

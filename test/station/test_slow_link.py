@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page behind a link that is late, narrow, and stands still now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from browser import EXECUTABLE, NAMES, Browser
+from operator_support import STATION, Operator, still_life
+from slow_link import SlowLink
+from station_support import Observer, address_of
+
+pytestmark = [
+    pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)}"),
+    pytest.mark.timeout(600),
+]
+
+
+def test_twenty_of_twenty(start_node: Callable, observer: Observer, tmp_path: Path) -> None:
+    """300 ms each way, and stalls of 2.5 s: every designation is on the picture that was seen."""
+    observer.truth = still_life(tmp_path)
+    start_node("replay", str(tmp_path), "--loop", "--frame-rate", "8")
+    # The tracker as it is: a history of 3 s, and memory for 30 of these images.
+    start_node("tracker", "--ros-args", "-p", "history_megabytes:=21")
+    observer.meet("tracker")
+    station = address_of(start_node("ground_station", *STATION))
+
+    async def run() -> None:
+        port = urlsplit(station).port
+        assert port is not None
+        async with (
+            SlowLink(port, delay=0.3, stall=2.5, stall_every=6.0) as link,
+            Browser() as browser,
+        ):
+            operator = Operator(await browser.open(f"http://127.0.0.1:{link.port}/"), observer)
+            page = operator.page
+            # The link is what is tested: as little as can be is drawn.
+            await page.resize(800, 600)
+            await page.evaluate("document.querySelector('#tone input[value=off]').click()")
+            await operator.ready()
+            await page.wait_for("station.wire.delay > 0.55")
+            waited = 0
+            for number in range(1, 21):
+                _, _, right, bottom = await operator.press()
+                held = await operator.shown()
+                await operator.drag_to(right, bottom)
+                await page.mouse("mouseReleased", right, bottom)
+                standing = "document.getElementById('standing')"
+                waited += (
+                    await page.wait_for(
+                        f"/Sending the mark/.test({standing}.textContent) ? 1 :"
+                        f" document.querySelectorAll('#messages li[data-request=init]').length"
+                        f" >= {number} ? 2 : 0"
+                    )
+                    == 1
+                )
+                reply = await operator.reply("init", number)
+                assert reply["code"] == "SUCCESS", (number, reply)
+                assert int(reply["stamp"]) == held
+            assert waited >= 10  # that it is under way was said
+            assert link.stalls > 3
+            # The two-way delay is shown, in milliseconds or seconds.
+            shown = await page.evaluate("document.getElementById('health-link').textContent")
+            assert any(unit in shown for unit in (" ms", " s")), shown
+            assert page.errors == []
+
+    asyncio.run(run())
+
+
+def test_pictures_fit_a_narrow_link(
+    start_node: Callable, observer: Observer, tmp_path: Path
+) -> None:
+    """40 kB/s: smaller and fewer pictures, none of them old."""
+    observer.truth = still_life(tmp_path)
+    start_node("replay", str(tmp_path), "--loop", "--frame-rate", "10")
+    start_node("tracker")
+    observer.meet("tracker")
+    station = address_of(
+        start_node("ground_station", "--port", "0", "--video", "jpeg", "--width", "640")
+    )
+
+    async def run() -> None:
+        port = urlsplit(station).port
+        assert port is not None
+        async with SlowLink(port, delay=0.05, rate=40_000.0) as link, Browser() as browser:
+            operator = Operator(await browser.open(f"http://127.0.0.1:{link.port}/"), observer)
+            await operator.ready()
+            page = operator.page
+            await page.wait_for("station.scene.shown.size[0] <= 480")
+            ages = []
+            for _ in range(25):
+                await asyncio.sleep(0.2)
+                ages.append(await page.evaluate("station.scene.pictureAge(station.wire.offset)"))
+            ages = sorted(age for age in ages if age is not None)
+            assert ages[len(ages) // 2] < 2.0, ages
+            assert page.errors == []
+
+    asyncio.run(run())
