@@ -262,6 +262,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, ParameterException) as error:
         print(f"gimbal: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        # Told to end between two calls: the context is gone.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.destroy_node()
