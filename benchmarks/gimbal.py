@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlkd_ros.node.bearing import Calibration, Camera
 
 from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.gimbal.follower import Follower, FollowerSettings, Mode
+from mlkd_ros.session.bearing import Calibration, Camera
 from mlkd_ros.simulation.gimbal import SimulatedGimbal
 from mlkd_ros.tracking import load_tracker
 

@@ -362,7 +362,7 @@ def table_enhancer(tracker: Tracker, arguments: argparse.Namespace) -> None:
     scene = Scene((1280, 720))
     trackers = [started(tracker, scene) for _ in range(3)]
     whole = partial(update, trackers[0], scene.image)
-    size = tracker._shape.search_size
+    size = tracker.shape.search_size
 
     def crop_first(step: int) -> None:
         enhance_image(enhancer, np.ascontiguousarray(scene.image(step)[:size, :size]))

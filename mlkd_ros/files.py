@@ -7,12 +7,11 @@ Imports nothing of this package.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 __all__ = ["FileNameError", "library_name", "printable", "replacing", "unused"]
 
@@ -63,11 +62,14 @@ def unused(path: Path, force: bool, *, makes_folder: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
+def replacing(
+    path: Path, mode: str = "wb", *, sync: bool = True, private: bool = False
+) -> Iterator[IO[Any]]:
     """Open a file beside ``path`` that takes its place when the block ends well.
 
-    A reader sees the old content or all of the new one, also after a power cut. After an error the
-    old content is still there, and nothing beside it.
+    A reader sees the old content or all of the new one, with ``sync`` also after a power cut. After
+    an error the old content is still there, and nothing beside it. ``private``: readable by nobody
+    else, whatever the umask says.
 
     Raises:
         OSError: It cannot be written; the message names ``path``.
@@ -79,11 +81,12 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
         raise _named(error, path) from error
     try:
         with os.fdopen(handle, mode, encoding=encoding) as file:
-            # As a file opened by that name would have it: mkstemp's are readable by nobody else.
-            os.chmod(temporary, 0o666 & ~_umask())
+            if not private:  # mkstemp's are; this is as a file opened by that name would have it
+                os.chmod(temporary, 0o666 & ~_umask())
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -94,7 +97,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 
 def _named(error: OSError, path: Path) -> OSError:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    reason = error.strerror or str(error)
     return OSError(error.errno, f"{printable(path)}: cannot be written: {reason}")
 
 

@@ -48,6 +48,16 @@ def pytest_sessionstart() -> None:
     remove_abandoned_segments()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly, in the last lines, that the page was not tried in a browser."""
+    from browser import EXECUTABLE
+
+    if EXECUTABLE is None:
+        terminalreporter.section("NOT TESTED: the page and videos in a real browser", red=True)
+        terminalreporter.line("There is no chromium here. To test them, too:")
+        terminalreporter.line("  sudo apt-get install -y chromium && make test")
+
+
 def pytest_sessionfinish() -> None:
     """The same for the processes that tests have killed."""
     remove_abandoned_segments()

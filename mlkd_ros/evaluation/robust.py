@@ -154,9 +154,7 @@ def _reacquired(present: np.ndarray, overlap: np.ndarray, rate: float) -> Iterat
 _made: dict[str, list[adapters.EvaluatedTracker]] = {}
 
 
-def _fly(
-    names: SequenceOf[str], starts: int, work: tuple[Sequence, str, int]
-) -> list[Run] | str:
+def _fly(names: SequenceOf[str], starts: int, work: tuple[Sequence, str, int]) -> list[Run] | str:
     """The runs of one work, or what is wrong with its sequence."""
     import cv2
 

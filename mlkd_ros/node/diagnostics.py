@@ -254,10 +254,10 @@ def _judge_tracking(snapshot: Snapshot) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, snapshot.fallback
     if snapshot.clock_missing:
         return DiagnosticStatus.WARN, "use_sim_time is set and there is no time on /clock yet"
-    if not math.isnan(snapshot.clock_offset):
-        return DiagnosticStatus.WARN, clocks_differ(snapshot.topic, snapshot.clock_offset)
     if snapshot.mark_problem:
         return DiagnosticStatus.ERROR, snapshot.mark_problem
+    if not math.isnan(snapshot.clock_offset):
+        return DiagnosticStatus.WARN, clocks_differ(snapshot.topic, snapshot.clock_offset)
     if not snapshot.states:
         return DiagnosticStatus.OK, "no target"
     if snapshot.silent:

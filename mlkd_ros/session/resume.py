@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 import zipfile
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlkd_ros.files import replacing
 from mlkd_ros.session.targets import TargetSet
 from mlkd_ros.tracking import TargetRecord, TrackState
 
@@ -73,25 +73,21 @@ class ResumeFile:
             return
         values = list(records.values())
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    format=np.array(_FORMAT),
-                    saved_at=np.array(time.time()),
-                    context_amount=np.array(context_amount),
-                    names=np.array(list(records)),
-                    patches=np.stack([record.patch for record in values]),
-                    boxes=np.array([record.box for record in values], np.float64),
-                    image_sizes=np.array([record.image_size for record in values], np.int64),
-                    reacquisitions=np.array([record.reacquisitions for record in values]),
-                )
-            os.replace(temporary, self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        # Not forced to the disk, for the tracker waits: a crash of the process loses nothing.
+        with replacing(self.path, sync=False, private=True) as file:
+            np.savez(
+                file,
+                format=np.array(_FORMAT),
+                saved_at=np.array(time.time()),
+                boot=np.array(_boot()),
+                since_boot=np.array(time.clock_gettime(time.CLOCK_BOOTTIME)),
+                context_amount=np.array(context_amount),
+                names=np.array(list(records)),
+                patches=np.stack([record.patch for record in values]),
+                boxes=np.array([record.box for record in values], np.float64),
+                image_sizes=np.array([record.image_size for record in values], np.int64),
+                reacquisitions=np.array([record.reacquisitions for record in values]),
+            )
 
     def delete(self) -> None:
         """Nothing to resume any more."""
@@ -125,8 +121,22 @@ def _saved(arrays: dict[str, np.ndarray]) -> Saved:
         )
         for name, patch, box, size, count in zip(*columns, arrays["reacquisitions"], strict=True)
     }
-    age = time.time() - float(arrays["saved_at"])
-    return Saved(records, float(arrays["context_amount"]), age)
+    return Saved(records, float(arrays["context_amount"]), _age(arrays))
+
+
+def _age(arrays: dict[str, np.ndarray]) -> float:
+    """Seconds since it was saved; by the time since the computer's start, which nobody sets."""
+    if "boot" in arrays and _boot() and str(arrays["boot"]) == _boot():
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - float(arrays["since_boot"])
+    return time.time() - float(arrays["saved_at"])
+
+
+def _boot() -> str:
+    """What tells this start of the computer from others; empty where that is not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 class TargetKeeper:

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.compressed import CompressedFrame
 from mlkd_ros.imaging.encodings import UnusableImageError
-from mlkd_ros.imaging.frame import Frame
+from mlkd_ros.imaging.frame import Frame, Mono16Frame
 from mlkd_ros.imaging.messages import Decoder
 
 __all__ = ["JPEG", "Coded", "H264Stream", "Level", "Pictures", "h264_available", "jpeg"]
@@ -31,6 +32,9 @@ JPEG = "jpeg"
 _AVC, _AVC_LARGE = "avc1.42E01F", "avc1.42E028"
 #: Scaled pictures that are kept for other pages: pages of one size share the work.
 _KEPT = 4
+#: Percentiles of 16-bit values that are shown as black and white, every how many pixels they are
+#: taken of, how many values lie between them at least, and the share of a new picture in them.
+_SHOWN, _SAMPLED, _LEAST_SPAN, _LEVEL_GAIN = (0.5, 99.5), 4, 32, 0.2
 #: Pictures from one that depends on no other to the next, at the most.
 _KEY_EVERY = 300
 
@@ -73,6 +77,7 @@ class Pictures:
 
     def __init__(self) -> None:
         self._decoder = Decoder()
+        self._levels: np.ndarray | None = None
         #: By message and width. The message is kept, too: its id must not become another's.
         self._kept: OrderedDict[tuple[int, int], tuple[Any, np.ndarray, tuple[int, int]]] = (
             OrderedDict()
@@ -80,7 +85,22 @@ class Pictures:
 
     def frame(self, message: Image | CompressedImage) -> Frame:
         """The image of a message. Raises UnusableImageError."""
-        return self._decoder.decode(message)
+        frame = self._decoder.decode(message)
+        if isinstance(frame, CompressedFrame) and frame.header.bits == 16:
+            frame = frame.decode()
+        return self._stretched(frame) if isinstance(frame, Mono16Frame) else frame
+
+    def _stretched(self, frame: Mono16Frame) -> Mono16Frame:
+        """16-bit values between levels of what is in view: people see the scene, and the tracker
+        what its parameters say.
+        """
+        sample = frame.values[::_SAMPLED, ::_SAMPLED]
+        levels = np.percentile(sample, _SHOWN)
+        if self._levels is not None:  # a lamp that passes does not make it flicker
+            levels = self._levels + _LEVEL_GAIN * (levels - self._levels)
+        self._levels = levels
+        black = min(int(levels[0]), 65535 - _LEAST_SPAN)
+        return frame.with_levels(black, max(round(levels[1]), black + _LEAST_SPAN))
 
     def scaled(
         self, message: Image | CompressedImage, width: int

@@ -69,6 +69,9 @@ _CORNERS = tuple((x, y) for y in (0, 36) for x in (0, 32, 64))
 _PART_REACH = 6
 #: Least response of a part, and least number of parts that a similarity is fitted to.
 _PART_RESPONSE, _LEAST_PARTS = 0.25, 4
+#: Deviation of a camera's turn in radians a second, and of its zoom as a factor a second: what is
+#: fitted counts less the more noise is in it.
+_TURNING = 0.15
 #: Largest turn (radians) and change of scale between two looks that is believed.
 _MOST_TURN, _MOST_ZOOM = 0.15, 0.1
 
@@ -166,7 +169,7 @@ class GlobalMotion:
         part = seconds / since
         step = shift[0] * part, shift[1] * part
         if turning and images == 1 and before is not None:
-            return self._similarity(before, thumbnail, step, variance)
+            return self._similarity(before, thumbnail, step, variance, seconds)
         return Motion(*step, variance=variance * part, seen=True, revision=revision)
 
     def _begin(self, frame: Frame) -> None:
@@ -243,14 +246,15 @@ class GlobalMotion:
         return shift, float(surface[row, column])
 
     def _similarity(
-        self, before: np.ndarray, seen: np.ndarray, shift: Shift, variance: float
+        self, before: np.ndarray, seen: np.ndarray, shift: Shift, variance: float, seconds: float
     ) -> Motion:
         """The similarity that fits the shifts of the picture's parts best, or the ``shift`` alone
         where they do not agree on one.
         """
         unit = self._unit
         places, moves = _parts(before, seen, (shift[0] / unit[0], shift[1] / unit[1]))
-        fitted = _fit_similarity(places, moves) if len(places) >= _LEAST_PARTS else None
+        enough = len(places) >= _LEAST_PARTS
+        fitted = _fit_similarity(places, moves, _TURNING * seconds) if enough else None
         if fitted is None:
             return Motion(*shift, variance=variance, seen=True)
         a, b, tx, ty, residual = fitted
@@ -259,6 +263,11 @@ class GlobalMotion:
         top = (self._size[1] - self._shown[1]) / 2
         tx = left - (a * left - b * top) + tx * unit[0]
         ty = top - (b * left + a * top) + ty * unit[1]
+        x, y = self._size[0] / 2, self._size[1] / 2
+        moved = a * x - b * y + tx - x, b * x + a * y + ty - y
+        # It turns and zooms about the middle, whose motion the whole picture tells much better.
+        if math.dist(moved, shift) > max(unit[0], 2.0 * math.sqrt(variance)):
+            return Motion(*shift, variance=variance, seen=True)
         return Motion(tx, ty, a, b, max(variance, (residual * unit[0]) ** 2), seen=True)
 
 
@@ -362,11 +371,12 @@ def _part_shift(one: np.ndarray, two: np.ndarray) -> Shift | None:
 
 
 def _fit_similarity(
-    places: np.ndarray, moves: np.ndarray
+    places: np.ndarray, moves: np.ndarray, deviation: float
 ) -> tuple[float, float, float, float, float] | None:
     """``a, b, tx, ty`` of the similarity from ``places`` to ``moves``, ``(n, 2)`` each, by least
-    squares with the worst point left out once, and the deviation of what is left; None for one that
-    no camera makes.
+    squares with the worst point left out once, and the deviation of what is left; turn and zoom as
+    far as their noise lets them count, if their ``deviation`` is known. None for one that no camera
+    makes.
     """
     for last in (False, True):
         middle, target = places.mean(0), moves.mean(0)
@@ -374,8 +384,6 @@ def _fit_similarity(
         power = float((p**2).sum())
         a = float((p * q).sum()) / power
         b = float((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum()) / power
-        tx = float(target[0] - a * middle[0] + b * middle[1])
-        ty = float(target[1] - b * middle[0] - a * middle[1])
         turned = np.stack((a * p[:, 0] - b * p[:, 1], b * p[:, 0] + a * p[:, 1]), 1)
         error = np.hypot(*(q - turned).T)
         if last or len(places) <= _LEAST_PARTS:
@@ -384,4 +392,9 @@ def _fit_similarity(
         places, moves = places[kept], moves[kept]
     if abs(math.atan2(b, a)) > _MOST_TURN or abs(math.hypot(a, b) - 1.0) > _MOST_ZOOM:
         return None
-    return a, b, tx, ty, float(np.sqrt((error**2).mean()))
+    residual = float((error**2).sum()) / max(2 * len(p) - 4, 1)
+    share = deviation**2 / (deviation**2 + residual / power)
+    a, b = 1.0 + share * (a - 1.0), share * b
+    tx = float(target[0] - a * middle[0] + b * middle[1])
+    ty = float(target[1] - b * middle[0] - a * middle[1])
+    return a, b, tx, ty, math.sqrt(residual)

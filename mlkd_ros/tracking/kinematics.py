@@ -110,10 +110,10 @@ class Kinematics:
         self.pp *= 1.0 - gain_p
 
     def corrected(self, vx: float, vy: float) -> None:
-        """The camera moved otherwise than was assumed: its velocity in the picture, in pixels a
-        second, was by so much another, and what the target seemed to do over ground was its.
+        """The picture moved by so many pixels a second faster than was assumed while the target was
+        measured in it: how much of that was taken for the target's own motion nobody knows.
         """
-        self.vx, self.vy = self.vx - vx, self.vy - vy
+        self.vv += vx * vx + vy * vy
 
     def rescale(self, sx: float, sy: float) -> None:
         """The same scene in another resolution."""

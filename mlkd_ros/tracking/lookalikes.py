@@ -62,6 +62,7 @@ class Lookalike:
         odds = math.log(belief.detection / (1.0 - belief.detection))
         return (
             odds
+            + max(peak.log_ratio, 0.0)  # clutter hardly ever looks like this
             + log_student(squared, belief.freedom)
             - math.log(total / noise)
             - change

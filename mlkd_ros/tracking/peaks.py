@@ -63,7 +63,7 @@ def peaks_of(
     for window, rows in zip(windows, found.tolist(), strict=True):
         peaks: list[Peak] = []
         for px, py, w, h, logit, rank in rows:
-            if rank <= NO_PEAK:
+            if not rank > NO_PEAK:  # nor is what is not a number
                 break
             x, y = window.to_image(px, py)
             scale = window.scale

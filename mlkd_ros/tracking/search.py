@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .association import log_student
+from .association import associate, log_student
 from .existence import probability_of
 from .global_motion import Motion, Point
 from .kinematics import Kinematics
@@ -38,6 +38,8 @@ _SEEN_BEFORE = 1.5
 _LEAST = -2.0
 #: Many looks at one thing are as good as so many independent ones at most.
 _MOST_LOOKS = 3.0
+#: The first look is worth no more: of much that is looked at, the best is a candidate.
+_FIRST_LOOK = 0.33
 #: Odds that an image costs that does not show a candidate where it should be.
 _MISSED = -2.0
 
@@ -99,9 +101,7 @@ class Search:
 
     def predict(self, seconds: float, motion: Motion) -> None:
         """Go on to the next image; the expected place has been moved on already."""
-        self.candidates = [
-            one for one in self.candidates if one.track.unseen + seconds <= _UNSEEN
-        ]
+        self.candidates = [one for one in self.candidates if one.track.unseen + seconds <= _UNSEEN]
         for one in self.candidates:
             one.track.predict(seconds, motion)
 
@@ -119,8 +119,9 @@ class Search:
         scan. With one window they take turns while there is no candidate.
         """
         here = self._inside(self._expected.place)
-        if self.candidates:
-            best = max(self.candidates, key=lambda one: one.odds)
+        promising = [one for one in self.candidates if one.mean > 0.0]
+        if promising:
+            best = max(promising, key=lambda one: one.odds)
             places = [self._inside(best.place)]
             return places + (self._scanned(1) if windows > 2 else [])
         if windows == 1:
@@ -164,6 +165,7 @@ class Search:
         that is the likeliest now.
         """
         power = min(1.0, seconds / self.belief.independent_after)
+        self._follow(lookalikes, peaks)
         left = sorted(peaks, key=lambda peak: -peak.log_ratio)
         for one in sorted(self.candidates, key=lambda one: -one.odds):
             one.prior = max(one.prior, _PRIOR + self._nearness(*one.place) - _SEEN_BEFORE)
@@ -179,10 +181,16 @@ class Search:
         self.candidates = sorted(self.candidates, key=lambda one: -one.odds)[:_MOST]
         return self.candidates[0] if self.candidates else None
 
+    def _follow(self, lookalikes: Lookalikes, peaks: list[Peak]) -> None:
+        """Known lookalikes are followed on."""
+        rows = [[one.weight(peak, self.belief) for peak in peaks] for one in lookalikes.tracks]
+        lookalikes.update(peaks, associate(rows), None)
+
     def _of(self, one: Candidate, peaks: list[Peak]) -> Peak | None:
         """The peak that shows a candidate, if one does."""
-        near = [peak for peak in peaks if one.track.weight(peak, self.belief) > 0.0]
-        return max(near, key=lambda peak: one.track.weight(peak, self.belief), default=None)
+        # By its place alone: the same thing may be seen much better or worse than before.
+        near = [peak for peak in peaks if peak.distance(*one.place) < SAME * peak.size]
+        return max(near, key=lambda peak: peak.log_ratio, default=None)
 
     def _consider(self, peak: Peak, lookalikes: Lookalikes, power: float) -> None:
         """A new candidate, unless it is a known lookalike, too dim, or out of reach."""
@@ -193,7 +201,7 @@ class Search:
             return
         prior = _PRIOR + self._nearness(peak.x, peak.y)
         track = begun(peak, self.belief)
-        self.candidates.append(Candidate(track, prior, peak.log_ratio, power))
+        self.candidates.append(Candidate(track, prior, peak.log_ratio, min(power, _FIRST_LOOK)))
 
     def _nearness(self, x: float, y: float) -> float:
         """Logarithm of how likely the target is to be there now, up to that of the best place."""
@@ -203,9 +211,7 @@ class Search:
             for place in (self._inside(self._expected.place), self._last)
         ]
         freedom = self.belief.freedom
-        return max(
-            log_student(squares[0], freedom), _LAST_PLACE + log_student(squares[1], freedom)
-        )
+        return max(log_student(squares[0], freedom), _LAST_PLACE + log_student(squares[1], freedom))
 
     def probability(self) -> float:
         """That the best candidate is the target."""

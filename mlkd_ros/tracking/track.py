@@ -35,6 +35,8 @@ __all__ = ["Plan", "Track", "TrackResult"]
 _SHAKE = 0.1
 #: Probability that a target is nowhere near where it was expected, or of another size.
 _JUMP = 0.02
+#: Farther from where its way leads, in sizes, the camera's motion is worth a look.
+_QUIET = 0.25
 #: A measurement so many deviations away begins the way over ground anew.
 _JUMPED = 6.0
 #: Deviations within which the target has to lie inside a window for that to be enough.
@@ -44,6 +46,8 @@ _GATE = 1.6
 _SURE = 0.9
 #: Probability by its looks from which on a target is where it was taken to be, for the near window.
 _PLAIN = 0.3
+#: Seconds after which what is around the target is looked at again: its lookalikes.
+_WHOLE_EVERY = 0.5
 #: Its sides then have not changed by more than this factor against those it had of late.
 _STEADY_SIZE = 1.25
 #: Time constant in seconds of the size that a target had when it was seen well.
@@ -129,7 +133,7 @@ class Track:
         self.last = self.x, self.y
         self.search: Search | None = None
         self.view: np.ndarray | None = None
-        self.unseen = 0.0
+        self.unseen, self._narrow = 0.0, 0.0
         self._steady, self._doubt, self._renew = True, False, False
         self.evidence, self.usual_logit, self._used = 0.0, settings.belief.score_most, False
 
@@ -194,8 +198,9 @@ class Track:
             return Plan([], [], self.w, self.h, 1.0)
         if self.search is not None:
             return self._planned(self.search.centres(windows), sizes[0], 100.0 * self.size)
-        deviation = self._deviation(self.unseen + seconds)
+        deviation = self._deviation(seconds)
         near = len(sizes) > 1 and self._steady and self._fits(deviation, sizes[-1])
+        near = near and self._narrow + seconds < _WHOLE_EVERY
         place = [self._inside(self.x, self.y)]
         return self._planned(place, sizes[-1] if near else sizes[0], deviation, near)
 
@@ -218,9 +223,12 @@ class Track:
         return Plan(places, windows, self.w, self.h, deviation, near)
 
     def _deviation(self, seconds: float) -> float:
-        """Of its place ``seconds`` after it was seen, in pixels."""
+        """Of its place ``seconds`` after the image before, in pixels: it jerks from image to image;
+        out of sight the way over ground gets unsure as well.
+        """
         belief = self.settings.belief
-        return self.size * math.hypot(belief.displacement, belief.speed * min(seconds, 0.3))
+        jerk = self.size * math.hypot(belief.displacement, belief.speed * min(seconds, 0.1))
+        return math.hypot(jerk, self.kinematics.deviation if self.unseen > 0 else 0.0)
 
     def _fits(self, deviation: float, size: int) -> bool:
         """Whether it lies inside a window of ``size`` patch pixels, as far as one can know."""
@@ -234,9 +242,7 @@ class Track:
         if peak.quality < _PLAIN:
             return False
         (x, y), half = plan.places[0], self.side(self.w, self.h, self._shape.search_sizes[-1]) / 2
-        inside = (
-            abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
-        )
+        inside = abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
         return inside and self._whole(peak)
 
     def _whole(self, peak: Peak) -> bool:
@@ -256,15 +262,23 @@ class Track:
         if self.search is not None:
             return self._conclude_search(self.search, by_window, plan, seconds)
         peaks = by_window[0]
+        if not peaks:
+            return self._conclude_nothing(seconds)
         shares = self._associate(peaks, plan)
+        self._narrow = self._narrow + seconds if plan.near else 0.0
         # The likeliest peak; whether it is the target at all is another question.
         taken = max(range(len(peaks)), key=lambda i: shares[0][i + 1])
         peak = peaks[taken]
         evidence = self.evidence = self._evidence(peak, plan)
-        seen = probability_of(evidence) >= self.settings.presence.shown_above
-        sure = seen and shares[0][taken + 1] >= _SURE
         others = min(sum(share[taken + 1] for share in shares[1:]), 1.0)
+        if others >= 0.5:
+            # A lookalike explains it better: a missed detection.
+            evidence = min(evidence, math.log(1.0 - self.settings.belief.detection))
+            self.evidence = evidence
+        seen = others < 0.5 and self._shown(peak, plan)
+        sure = seen and shares[0][taken + 1] >= _SURE
         self.existence.update(self._log_ratio(evidence, 1.0 - others), seconds)
+        quiet = peak.distance(*self.kinematics.place) < _QUIET * self.size
         if seen:
             self._follow(peak, evidence, seconds)
         else:
@@ -273,9 +287,11 @@ class Track:
         if sure and peak.quality > 0.5:
             self.lookalikes.begin(peaks, peak)
         self._steady = sure and self._plain(peak, plan)
-        self._doubt = not (seen and peak.quality > 0.5 and self._whole(peak))
-        confidence = self.existence.confidence(evidence, self.usual_logit)
-        if evidence > 0:
+        self._doubt = not (seen and quiet and peak.quality > 0.5 and self._whole(peak))
+        confidence = self.existence.probability
+        if seen:
+            confidence = self.existence.confidence(evidence, self.usual_logit)
+        if seen and evidence > 0:
             self._get_used_to(peak.logit, seconds)
         self.existence.step(confidence)
         if self.state == TrackState.LOST:
@@ -286,6 +302,16 @@ class Track:
             and self.appearance.due(peak.quality, seconds)
         )
         return self._result(peak if seen else None, confidence, peak.logit)
+
+    def _conclude_nothing(self, seconds: float) -> TrackResult:
+        """An image in which the network finds nothing at all."""
+        self.existence.update(math.log(1.0 - self.settings.belief.detection), seconds)
+        self.existence.step(self.existence.probability)
+        self.unseen += seconds
+        self._steady, self._doubt, self._renew = False, True, False
+        if self.state == TrackState.LOST:
+            self._begin_search()
+        return self._result(None, self.existence.probability)
 
     def _associate(self, peaks: list[Peak], plan: Plan) -> list[list[float]]:
         """Probabilities of who is seen where: the target first, then the lookalikes."""
@@ -315,9 +341,21 @@ class Track:
         score, place, size = belief.association
         near, change = self._surprise(peak, plan)
         logit = min(peak.logit, belief.score_most)
-        return belief.score_offset + score * logit + place * near + size * change
+        # The density of the place is the lower the less is known of it.
+        steady = self.size * math.hypot(belief.displacement, belief.speed / 30.0)
+        spread = 2.0 * math.log(max(plan.deviation / steady, 1.0))
+        return belief.score_offset + score * logit + place * near + size * change - spread
 
-    def _evidence(self, peak: Peak, plan: Plan) -> float:
+    def _shown(self, peak: Peak, plan: Plan) -> bool:
+        """Whether the target is taken to be the peak: as the likelier thing, or, where and as it
+        was expected, on less.
+        """
+        least = self.settings.presence.shown_above
+        if probability_of(self._evidence(peak, plan)) >= max(least, 0.5) or least == 0.0:
+            return True
+        return probability_of(self._evidence(peak, plan, jumps=False)) >= least
+
+    def _evidence(self, peak: Peak, plan: Plan, jumps: bool = True) -> float:
         """Log ratio of the likelihoods of the likeliest peak if the target is visible, and if it is
         hidden: by its score, place and size.
         """
@@ -326,7 +364,9 @@ class Track:
         near, change = self._surprise(peak, plan)
         looks = constant + score * min(peak.logit, belief.score_most) + usual * self.usual_logit
         # Now and then a target or the camera jumps, whatever was expected.
-        return looks + math.log((1.0 - _JUMP) * math.exp(place * near + size * change) + _JUMP)
+        if jumps:
+            return looks + math.log((1.0 - _JUMP) * math.exp(place * near + size * change) + _JUMP)
+        return looks + place * near + size * change
 
     def _log_ratio(self, evidence: float, own: float) -> float:
         """That of an image (integrated PDA): the target may have been missed, and the peak is the

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mlkd_ros.distillation.select_command import _refused
 from training_support import write_checkpoint, write_flights
 
 from mlkd_ros.cli import main
+from mlkd_ros.cli.select import _refused
 from mlkd_ros.data.sequences import Sequence, load_otb_folders
 from mlkd_ros.distillation import selection
 from mlkd_ros.distillation.calibration import (
@@ -278,7 +278,7 @@ def test_select_flies_the_start_and_blends_beside(runs, tmp_path, capsys):
     assert set(selection["success_auc"]) == {"one/student", "one/student_0.5", "start/start"}
     assert selection["refused"] == {} and selection["chosen"].startswith("one/student")
     place = words.index("--start")
-    assert main([str(word) for word in words[:place] + words[place + 2 :]]) == 2
+    assert main([str(word) for word in [*words[:place], *words[place + 2 :], "--force"]]) == 2
     assert "give --start as well" in capsys.readouterr().err
 
 

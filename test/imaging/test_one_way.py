@@ -29,6 +29,7 @@ from mlkd_ros.imaging.sources import open_source
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.session.history import HeldFrame
+from mlkd_ros.station.picture import Pictures
 
 WIDTH, HEIGHT = 64, 48
 THERMAL = CameraSettings(black=7950, white=8300)
@@ -241,3 +242,13 @@ def test_a_recording_keeps_all_bits(name: str) -> None:
         kept = cv2.imdecode(np.frombuffer(recorded.data, np.uint8), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(kept, thermal())
         assert len(np.unique(reference(name))) > 100, "stretched, it has more than 3 grey levels"
+
+
+@pytest.mark.parametrize("name", ["thermal mono16", "thermal png"])
+def test_the_page_shows_a_thermal_camera_without_being_told_its_levels(name: str) -> None:
+    message, _, _ = CASES[name]
+    pixels, size = Pictures().scaled(message, WIDTH)
+    assert size == (WIDTH, HEIGHT)
+    assert int(pixels.max()) - int(pixels.min()) > 200
+    likeness = np.corrcoef(pixels.ravel(), reference("thermal mono16").ravel())[0, 1]
+    assert likeness > 0.99

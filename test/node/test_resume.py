@@ -43,6 +43,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == []
 
 
+def test_a_clock_that_was_set_does_not_make_it_old(tmp_path: Path, monkeypatch) -> None:
+    """As when NTP answers between the crash and the start."""
+    file = ResumeFile(tmp_path / "a.npz")
+    file.write({"1": RECORD}, 0.5)
+    wall = time.time
+    monkeypatch.setattr(resume.time, "time", lambda: wall() + 1.7e9)
+    saved = file.read()
+    assert saved is not None and 0 <= saved.age < 10
+
+
 def test_a_write_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "targets.npz"
     file = ResumeFile(path)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
 from input_support import InputGround, running, values
@@ -114,12 +115,13 @@ def test_topics_of_the_wrong_type_are_named_with_both(
     tracker: tuple[TrackerProcess, InputGround],
 ) -> None:
     process, ground = tracker
-    create = ground.node.create_publisher
-    wrong = [
-        create(Point, "clicks", 1),
-        create(Image, "camera_info", 1),
-        create(CompressedImage, "image", 1),
-    ]
+    # A participant of its own: one does not take two types under one name.
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    stranger = rclpy.create_node("stranger", namespace="stamped", context=context)
+    stranger.create_publisher(Point, "clicks", 1)
+    stranger.create_publisher(Image, "camera_info", 1)
+    stranger.create_publisher(CompressedImage, "image", 1)
     status = ground.judged(": tracking", lambda s: s.level == ERROR)
     assert (
         "geometry_msgs/msg/Point on /stamped/clicks, needed is geometry_msgs/msg/PointStamped"
@@ -133,8 +135,8 @@ def test_topics_of_the_wrong_type_are_named_with_both(
         words + "sensor_msgs/msg/Image: set parameter image_transport to compressed"
     )
     process.wait_for_log("geometry_msgs/msg/Point on /stamped/clicks")
-    for publisher in wrong:
-        ground.node.destroy_publisher(publisher)
+    stranger.destroy_node()
+    context.try_shutdown()
 
 
 def test_frozen_stamps(tracker: tuple[TrackerProcess, InputGround], scene: Scene) -> None:

@@ -25,11 +25,16 @@ ROOMS = {
     "distillation": {"evaluation", "data", "tracking", "imaging"},
     "recording": {"node", "session", "tracking", "imaging"},
     "mavlink": {"node", "session", "tracking", "imaging"},
+    "gimbal": {"mavlink", "node", "session", "tracking", "imaging"},
     "station": {"recording", "node", "session", "tracking", "imaging"},
     "simulation": {"recording", "node", "session", "evaluation", "data", "tracking", "imaging"},
 }
 #: An enhancer or teacher stands beside our tracker as a peer, where somebody asks for one.
-PEERS = {"mlkd_ros.evaluation.trackers": {"distillation"}}
+PEERS = {
+    "mlkd_ros.evaluation.trackers": {"distillation"},
+    # How well confidence is calibrated is fitted there and reported here.
+    "mlkd_ros.evaluation.robust": {"distillation"},
+}
 OPEN = {"files", "interrupt", "share", "shared_memory", "launching", "msg", "srv"}
 #: Rooms that know no ROS at all.
 WITHOUT_ROS = ("imaging", "tracking", "session", "data", "evaluation", "distillation")

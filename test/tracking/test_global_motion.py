@@ -135,7 +135,9 @@ def looked_at(camera, pictures, rate):
 def test_looks_at_few_images_until_it_is_needed(rate):
     camera = GlobalMotion(seen_from(297, 200))
     count = round(0.4 * rate)
-    images, motions = looked_at(camera, [seen_from(300 + 90 * i // rate, 200) for i in range(count)], rate)
+    images, motions = looked_at(
+        camera, [seen_from(300 + 90 * i // rate, 200) for i in range(count)], rate
+    )
     assert len(images) == 2
     assert camera.look(seen_from(340, 200), 1 / rate, needed=True).seen
     # What an image is said to have moved that was not looked at is as before.

@@ -29,7 +29,7 @@ def test_settings_survive_the_header():
         memory=MemorySettings(share=0.1),
         belief=BeliefSettings(
             association=(0.5, 0.9, -1.5),
-            evidence=(-1.0, 0.8, 2.0, -3.0),
+            evidence=(2.0, 0.8, 2.0, -3.0, -0.5),
             confidence=(-3.0, 0.1, 0.2, 0.3),
             wander=1.5,
         ),
@@ -104,7 +104,7 @@ def test_thresholds_that_make_no_sense_are_refused_by_name(name, value, message)
         PresenceSettings(**{name: value})
 
 
-WEIGHTS = {"association": 3, "evidence": 4, "confidence": 4}
+WEIGHTS = {"association": 3, "evidence": 5, "confidence": 4}
 NUMBERS = [f.name for f in dataclasses.fields(BeliefSettings) if f.name not in WEIGHTS]
 
 
