@@ -31,9 +31,8 @@ from ..tracking.association import log_student
 from ..tracking.checkpoint import Checkpoint
 from ..tracking.engine import Engine, Region, create_engine
 from ..tracking.geometry import Box, CropWindow, crop, iou
-from ..tracking.kinematics import Kinematics, Measurement
 from ..tracking.peaks import Peak, peaks_of
-from ..tracking.settings import BeliefSettings, TrackerSettings
+from ..tracking.settings import TrackerSettings
 from ..tracking.track import TrackResult
 from ..tracking.tracker import Tracker
 from .calibration import fit_platt
@@ -49,9 +48,6 @@ _OFF = 0.05
 _AWAY = 4.5
 #: Frames a second that annotated sequences are taken to have.
 RATE = 30.0
-#: Horizons in images at which the way over ground is judged, and the grids that are searched.
-_HORIZONS = (3, 10, 20)
-_WANDER, _WANDER_TIME, _JITTER = (0.5, 1.0, 2.0, 4.0), (0.5, 1.0, 2.0, 4.0), (0.06, 0.12, 0.2)
 #: Share of the wrong boxes that may be called TRACKING, and the bounds of that threshold.
 _WRONG_TRACKED, _TRACKING_BOUNDS = 0.12, (0.4, 0.8)
 #: Of that threshold: below, a target is UNCERTAIN.
@@ -99,9 +95,7 @@ def fit_belief(checkpoint: Checkpoint, trials: SequenceOf[Trial], jobs: int = 1)
     looks = Looks()
     for part in _each(_look_along, checkpoint, trials, jobs):
         looks.extend(part)
-    belief = replace(
-        settings.belief, **_densities(looks), **_motion(trials), **_presence_times(trials)
-    )
+    belief = replace(settings.belief, **_densities(looks), **_presence_times(trials))
     calibration = fit_platt(_sigmoid(np.array(looks.logits)), np.array(looks.right))
     settings = replace(settings, belief=belief, calibration=calibration)
     flown = Flown()
@@ -360,64 +354,9 @@ def _association(choices: SequenceOf[tuple[np.ndarray, int]]) -> tuple[float, fl
     return max(score, 0.05), max(place, 0.0), min(size, 0.0)
 
 
-def _motion(trials: SequenceOf[Trial]) -> dict[str, float]:
-    """How targets go over the picture: the parameters under which the places some images ahead are
-    the likeliest.
-    """
-    paths = [path for one in _distinct(trials) for path in _paths(one)]
-    best, found = -math.inf, {}
-    for wander in _WANDER:
-        for time in _WANDER_TIME:
-            for jitter in _JITTER:
-                belief = BeliefSettings(wander=wander, wander_time=time, jitter=jitter)
-                likelihood = sum(_likelihood(belief, path) for path in paths)
-                if likelihood > best:
-                    best = likelihood
-                    found = {"wander": wander, "wander_time": time, "jitter": jitter}
-    return found
-
-
 def _distinct(trials: SequenceOf[Trial]) -> list[Sequence]:
     """The sequences of trials, each once; in another light they move as ever."""
     return list({trial.sequence.name: trial.sequence for trial in trials}.values())
-
-
-def _paths(sequence: Sequence) -> Iterator[np.ndarray]:
-    """The annotated stretches of a sequence as rows of centre x, y and size."""
-    rows = sequence.boxes
-    seen = np.isfinite(rows).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.r_[False, seen, False].astype(int)))
-    for begin, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - begin > _HORIZONS[-1] + 5:
-            part = rows[begin:end]
-            size = np.sqrt(part[:, 2] * part[:, 3])
-            yield np.c_[part[:, :2] + part[:, 2:] / 2, size]
-
-
-def _likelihood(belief: BeliefSettings, path: np.ndarray) -> float:
-    """Log likelihood of the places ``_HORIZONS`` images ahead of every fifth image of a path, as
-    predicted from the images up to it.
-    """
-    size = float(path[0, 2])
-    filtered = Kinematics(belief, Measurement(path[0, 0], path[0, 1], (0.1 * size) ** 2), size)
-    total = 0.0
-    for number in range(1, len(path) - _HORIZONS[-1]):
-        x, y, size = path[number].tolist()
-        noise = (belief.jitter * size) ** 2
-        filtered.predict(1 / RATE, size)
-        filtered.update(Measurement(x, y, noise))
-        if number % 5:
-            continue
-        for ahead in _HORIZONS:
-            later = filtered.copy()
-            later.predict(ahead / RATE, size)
-            variance = later.innovation(noise)
-            error = (path[number + ahead, 0] - later.x) ** 2 + (
-                path[number + ahead, 1] - later.y
-            ) ** 2
-            # Heavy tails here as well, so that a jump of the camera does not decide everything.
-            total += log_student(error / variance, 4.0) - math.log(variance / size**2)
-    return total
 
 
 def _presence_times(trials: SequenceOf[Trial]) -> dict[str, float]:

@@ -17,6 +17,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -471,10 +472,10 @@ class _Types:
             with contextlib.suppress(Exception):  # of the library's parsers: then without it
                 store = get_typestore(Stores.EMPTY)
                 store.register(_parse(kind, encoding, text))
-                yield lambda data, store=store: store.deserialize_cdr(data, kind)
+                yield partial(store.deserialize_cdr, typename=kind)
         for store in known_types():
             if kind in store.types:
-                yield lambda data, store=store: store.deserialize_cdr(data, kind)
+                yield partial(store.deserialize_cdr, typename=kind)
 
 
 def _parse(kind: str, encoding: str, text: str) -> Any:

@@ -90,6 +90,8 @@ def _decoded_at_once(data: bytes, camera: CameraSettings) -> Frame:
         return Mono16Frame(pixels, camera.black, camera.white)
     if pixels.dtype != np.uint8:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise UnusableImageError("pixels", f"{len(data)} bytes that cannot be shown in 8 bits")
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     return BgrFrame(np.ascontiguousarray(pixels[..., :3]))

@@ -52,8 +52,9 @@ _FORMER = {"window_influence", "near_above"}
 
 @dataclass(frozen=True)
 class BeliefSettings:
-    """Densities of what a target and a camera do and what a student sees of it; ``mlkd fit``
-    estimates them. Lengths are in sizes of the target (square root of its area), times in seconds.
+    """Densities of what a target and a camera do and what a student sees of it. ``mlkd fit``
+    estimates those of scores, places, sizes, times in sight and confidence; those of motion were
+    chosen on tuning sequences and rendered flights. Lengths are in sizes of the target (square root of its area), times in seconds.
 
     score_slope, score_offset: logarithm of the likelihood ratio of the logit of a window's best
     peak under *target* and under *clutter*, ``slope logit + offset``. score_most: logits above
@@ -82,8 +83,8 @@ class BeliefSettings:
     speed: float = 10.0
     freedom: float = 4.0
     association: tuple[float, float, float] = (0.674, 1.0, -2.0)
-    wander: float = 2.0
-    wander_time: float = 2.0
+    wander: float = 1.0
+    wander_time: float = 1.5
     jitter: float = 0.12
     visible_for: float = 5.0
     hidden_for: float = 5.0

@@ -48,23 +48,6 @@ def test_times_in_sight_and_out_of_sight_are_counted():
     assert fit._presence_times([trial(boxes[:30])]) == {}
 
 
-@pytest.mark.parametrize(("wander", "jitter"), [(0.5, 0.2), (4.0, 0.06)])
-def test_how_targets_move_is_found_again(wander, jitter):
-    rng, size, step, time = np.random.default_rng(3), 40.0, 1 / 30, 1.0
-    kept = math.exp(-step / time)
-    trials = []
-    for number in range(6):
-        v, p, rows = np.zeros(2), np.array([500.0, 300.0]), []
-        for _ in range(300):
-            v = kept * v + rng.normal(0, wander * size * math.sqrt(1 - kept**2), 2)
-            p = p + v * step
-            rows.append([*(p + rng.normal(0, jitter * size, 2) - size / 2), size, size])
-        trials.append(trial(np.array(rows), f"toy{number}"))
-    found = fit._motion(trials)
-    assert found["wander"] == wander
-    assert found["jitter"] == jitter
-
-
 def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(20, 90, (18, 32, 3), np.uint8), (320, 180))
