@@ -359,7 +359,7 @@ def _distinct(trials: SequenceOf[Trial]) -> list[Sequence]:
     return list({trial.sequence.name: trial.sequence for trial in trials}.values())
 
 
-def _presence_times(trials: SequenceOf[Trial]) -> dict[str, float]:
+def _presence_times(trials: SequenceOf[Trial]) -> dict[str, Any]:
     """Mean times for which targets are visible and hidden; the defaults where none ever hides."""
     visible, hidden, times = 0, 0, 0
     for sequence in _distinct(trials):

@@ -86,9 +86,11 @@ class _Messages:
         if not near:
             return None
 
+        taken = frame.stamp
+
         def distance(one: tuple[int, int]) -> tuple[int, int]:
             stamp, index = one
-            return abs(stamp - frame.stamp), abs(self._messages[index][0] - frame.received)
+            return abs(stamp - taken), abs(self._messages[index][0] - frame.received)
 
         return self._messages[min(near, key=distance)[1]][2]
 

@@ -54,7 +54,8 @@ _FORMER = {"window_influence", "near_above"}
 class BeliefSettings:
     """Densities of what a target and a camera do and what a student sees of it. ``mlkd fit``
     estimates those of scores, places, sizes, times in sight and confidence; those of motion were
-    chosen on tuning sequences and rendered flights. Lengths are in sizes of the target (square root of its area), times in seconds.
+    chosen on tuning sequences and rendered flights. Lengths are in sizes of the target (square root
+    of its area), times in seconds.
 
     score_slope, score_offset: logarithm of the likelihood ratio of the logit of a window's best
     peak under *target* and under *clutter*, ``slope logit + offset``. score_most: logits above
