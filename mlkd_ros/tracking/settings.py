@@ -22,8 +22,8 @@ class PresenceSettings:
     windows looked at in one image while lost; ``Tracker.search_budget`` may leave time for fewer.
     """
 
-    tracking_above: float = 0.5
-    uncertain_below: float = 0.3
+    tracking_above: float = 0.6
+    uncertain_below: float = 0.4
     lost_below: float = 0.1
     shown_above: float = 0.05
     reacquire_above: float = 0.7
@@ -91,7 +91,7 @@ class BeliefSettings:
     hidden_for: float = 5.0
     independent_after: float = 0.1
     evidence: tuple[float, float, float, float, float] = (2.65, 0.94, 1.9, -3.6, -0.55)
-    confidence: tuple[float, float, float, float] = (-4.0, 0.2, 0.2, 0.5)
+    confidence: tuple[float, float, float, float] = (-4.35, 0.005, 0.26, 0.52)
     score_time: float = 0.8
 
     def __post_init__(self) -> None:

@@ -291,9 +291,10 @@ class Track:
             self.lookalikes.begin(peaks, peak)
         self._steady = sure and self._plain(peak, plan)
         self._doubt = not (seen and quiet and peak.quality > 0.5 and self._whole(peak))
-        confidence = self.existence.probability
-        if seen:
-            confidence = self.existence.confidence(evidence, self.usual_logit)
+        confidence = self.existence.confidence(evidence, self.usual_logit)
+        if not seen:
+            # All that is known, and this image for itself.
+            confidence = min(confidence, probability_of(self.existence.odds + evidence))
         if seen and evidence > 0:
             self._get_used_to(peak.logit, seconds)
         self.existence.step(confidence)
@@ -384,7 +385,8 @@ class Track:
         """
         settings, p = self.settings, peak.quality
         if evidence >= 0:
-            self._measure(peak)
+            if self._uncovered(peak):
+                self._measure(peak)
             self.last = peak.x, peak.y
         rate = settings.size_lr * self._alike(peak) * (_LEAST_RATE + (1.0 - _LEAST_RATE) * p)
         self.x, self.y = peak.x, peak.y
@@ -395,6 +397,12 @@ class Track:
         if p >= settings.memory.above:
             (w, h), gain = self.usual, min(1.0, seconds / _SIZE_TIME)
             self.usual = w + gain * (self.w - w), h + gain * (self.h - h)
+
+    def _uncovered(self, peak: Peak) -> bool:
+        """Whether a peak is not that part of the target only that something leaves uncovered, whose
+        middle is not the target's.
+        """
+        return min(peak.w / self.usual[0], peak.h / self.usual[1]) > 1 / _STEADY_SIZE
 
     def _measure(self, peak: Peak) -> None:
         """Its way over ground goes through the ``peak``, or begins anew there after a jump."""

@@ -22,6 +22,7 @@ ROSDEP_KEYS = {
     # These have no key; package.xml says so.
     "safetensors": None,
     "onnx": None,
+    "protobuf": "python3-protobuf",
     "mcap": None,
     "zstandard": None,
     "av": None,
@@ -32,7 +33,7 @@ ROSDEP_KEYS = {
     "aiohttp": "python3-aiohttp",
 }
 # What is called differently by pip and in an import statement.
-DISTRIBUTIONS = {"cv2": "opencv-python-headless", "yaml": "PyYAML"}
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "google": "protobuf", "yaml": "PyYAML"}
 # Imported only where somebody asks for it, with a message that names it.
 OPTIONAL = {"openvino", "tensorrt", "pymavlink", "serial"}
 

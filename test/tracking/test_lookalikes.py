@@ -11,7 +11,7 @@ from mlkd_ros.tracking.lookalikes import Lookalikes, begun
 from mlkd_ros.tracking.peaks import Peak
 from mlkd_ros.tracking.settings import BeliefSettings
 
-BELIEF = BeliefSettings()
+BELIEF = BeliefSettings(wander=2.0, wander_time=2.0)
 TARGET = (100.0, 100.0)
 
 
@@ -115,6 +115,7 @@ def test_the_weight_of_a_peak_by_hand():
     total = one.kinematics.pp + noise
     expected = (
         math.log(BELIEF.detection / (1 - BELIEF.detection))
+        + 2.0  # it looks that much more like the target than like clutter
         + log_student(100.0 / total, BELIEF.freedom)
         - math.log(total / noise)
         - math.log(2.0)

@@ -13,7 +13,7 @@ from mlkd_ros.tracking.peaks import Peak
 from mlkd_ros.tracking.search import Search
 from mlkd_ros.tracking.settings import BeliefSettings
 
-BELIEF = BeliefSettings(jitter=0.1, freedom=4.0, independent_after=0.1)
+BELIEF = BeliefSettings(jitter=0.1, freedom=4.0, independent_after=0.1, wander=2.0, wander_time=2.0)
 HERE, SIZE, STEP, IMAGE = (100.0, 100.0), 10.0, 50.0, (640, 360)
 #: From this probability on a tracker takes the best candidate for the target.
 REACQUIRE = 0.7
@@ -58,10 +58,12 @@ def test_the_odds_of_a_candidate_by_hand():
     watched = Watched(search())
     away = peak(110.0, 100.0, 2.0)  # half a deviation
     prior = -1.5 - 3.0 * math.log(1 + 0.25 / 4)
-    assert watched.show(away) == pytest.approx(probability_of(prior + 2.0 / 3))
-    assert watched.show(away) == pytest.approx(probability_of(prior + 2 * 2.0 / 3))
+    first = 0.33  # of an independent look, and a third each of the others
+    assert watched.show(away) == pytest.approx(probability_of(prior + first * 2.0))
+    assert watched.show(away) == pytest.approx(probability_of(prior + (first + 1 / 3) * 2.0))
     better = peak(110.0, 100.0, 3.5)
-    assert watched.show(better) == pytest.approx(probability_of(prior + (2 * 2.0 + 3.5) / 3))
+    odds = prior + (first + 1 / 3) * 2.0 + 3.5 / 3
+    assert watched.show(better) == pytest.approx(probability_of(odds))
 
 
 @pytest.mark.parametrize("rate", RATES)

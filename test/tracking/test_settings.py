@@ -88,7 +88,7 @@ def test_a_header_of_before_the_belief_is_accepted():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("lost_below", 0.9, "0.9 <= 0.3"),
+        ("lost_below", 0.9, "0.9 <= 0.4"),
         ("tracking_above", 1.5, "<= 1, not"),
         ("uncertain_below", math.nan, "uncertain_below"),
         ("reacquire_above", -0.1, "reacquire_above must be 0 to 1, not -0.1"),

@@ -216,8 +216,9 @@ def test_a_lookalike_that_covers_the_target_is_not_taken(rate):
     assert wrong <= 0.1 * rate
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("sizes", [1.1, 1.7])
+@pytest.mark.parametrize(
+    ("sizes", "rate"), [(1.3, 30), (1.3, 120), *((1.7, rate) for rate in RATES)]
+)
 def test_what_is_beside_a_target_that_hides_is_not_taken_for_it(rate, sizes):
     """It was seen beside the target, in one image with it, and looks just like it: it is something
     else, also where the near window no longer shows it.
