@@ -45,6 +45,8 @@ GIVEN: dict[str, object] = {
     "history_megabytes": 8,
     "mono16_black": 100,
     "mono16_white": 4095,
+    "bayer_pattern": "grbg",
+    "orientation": "exif",
     "catch_up_duration": 1.0,
     "class_id": "boat",
     "silence_timeout": 5.0,
