@@ -37,7 +37,11 @@ def take_no_arguments(
         epilog="parameters, each with its default:\n" + "\n".join(map(_entry, parameters)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(remove_ros_args(given)[1:])
+    try:
+        others = remove_ros_args(given)[1:]
+    except Exception:  # of rcl, which has no public name for it
+        return  # `start_ros` says which one, and what would be right
+    parser.parse_args(others)
 
 
 def _entry(parameter: tuple[str, object, str]) -> str:

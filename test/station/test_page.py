@@ -183,11 +183,11 @@ def test_taps_keys_and_what_is_remembered(
         chosen = await page.evaluate("station.scene.subject")
         await page.key("s", hold=0.2)
         assert await operator.replies("stop") == []
-        await page.key("s", hold=0.9)
+        await page.key("s", hold=2.5)
         assert (await operator.reply("stop", 1))["code"] == "SUCCESS"
         assert chosen in await operator.logged(request="stop")
         await page.wait_for("document.querySelectorAll('#targets li').length === 1")
-        await page.key("s", hold=0.9)
+        await page.key("s", hold=2.5)
         await operator.reply("stop", 2)
         await operator.state("IDLE")
 
