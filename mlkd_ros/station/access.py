@@ -104,7 +104,8 @@ class Access:
             return False
         try:
             origin, host = urlsplit(headers.get("Origin", "")), urlsplit(f"//{headers['Host']}")
-            ports = origin.port or _DEFAULT_PORTS[origin.scheme], host.port
+            usual = _DEFAULT_PORTS[origin.scheme]  # a page has one of these schemes
+            ports = origin.port or usual, host.port
         except (KeyError, ValueError):  # no such header, no such scheme, no port
             return False
         if not origin.hostname:

@@ -155,7 +155,7 @@ async def _token(address: str, token: str, station: object) -> None:
             assert response.status == 200
             (cookie,) = response.headers.getall("Set-Cookie")
             assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
-            assert response.headers["Referrer-Policy"] == "no-referrer"
+            assert response.headers["Referrer-Policy"] == "same-origin"
         async with http.get(address) as response:
             assert response.status == 200
         assert await refused(http, address, Origin="http://evil.example") == 403
