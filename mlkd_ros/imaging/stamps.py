@@ -82,6 +82,11 @@ class StampJudge:
         #: What the header's clock lacks to `time`, and what it lacked before it was set last.
         self._offset = self._offset_before = 0
 
+    def begin_again(self) -> None:
+        """All clocks begin again, known to everybody: the next image is as good as the first."""
+        self._stamp, self._time = None, None
+        self._offset = self._offset_before = 0
+
     def judge(self, stamp: int | None, received: int) -> Verdict:
         """The verdict on the next image.
 

@@ -204,6 +204,7 @@ class Intake:
     def _on_clock_jump(self, jump: TimeJump) -> None:
         """Sim time begins again: stamps held and latencies measured are of another time."""
         self.history.clear()
+        self._judge.begin_again()
         self.monitor.time_set_back(self._number)
         if jump.clock_change == ClockChange.ROS_TIME_NO_CHANGE:
             self._node.get_logger().warning(

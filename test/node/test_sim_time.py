@@ -40,7 +40,11 @@ class Simulation(GroundStation):
         self.diagnostics.clear()
         wait_until(lambda: bool(self.diagnostics), 60, "diagnostics")
         values = self.diagnostics[0].status[1].values
-        return {v.key: float(v.value) for v in values if v.key.startswith("latency")}
+        return {
+            v.key: math.nan if v.value == "unknown" else float(v.value)
+            for v in values
+            if v.key.startswith("latency")
+        }
 
 
 @pytest.fixture
