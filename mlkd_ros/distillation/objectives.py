@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run minimises: supervision, single-student distillation, mutual learning.
 
-An objective has ``students`` (the modules that are trained), their ``names``, and ``loss(batch)``:
-a scalar and the figures to log (0-d tensors without gradient). Figures and losses are means over
-the batch; with several processes the trainer averages both.
+An objective has ``students`` (the modules that are trained), their ``names``, ``views(batch)``: what
+its teachers say, and ``loss(batch, views)``: a scalar and the figures to log (0-d tensors without
+gradient). Figures and losses are means over the batch; with several processes the trainer averages
+both.
 """
 
 from __future__ import annotations
@@ -72,7 +73,13 @@ class Supervised:
         self.frozen = nn.ModuleList([] if enhancer is None else [enhancer])
         self.regression_weight = regression_weight
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def views(self, batch: Batch) -> list[TeacherView]:
+        """None: there is no teacher."""
+        return []
+
+    def loss(
+        self, batch: Batch, views: Sequence[TeacherView] | None = None
+    ) -> tuple[Tensor, Figures]:
         """Mean loss of the batch; figures ``cls`` and ``reg``."""
         student = self.students[0]
         if self.enhancer is not None:
@@ -155,9 +162,15 @@ class Room:
         """The one whose correlation maps and features are compared with."""
         return self.teachers[self._first]
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def views(self, batch: Batch) -> list[TeacherView]:
+        """What each teacher says of a batch, in their own grids."""
+        return [teacher(batch) for teacher in self.teachers]
+
+    def loss(
+        self, batch: Batch, views: Sequence[TeacherView] | None = None
+    ) -> tuple[Tensor, Figures]:
         """Sum of the students' losses; figures of each, with its name where there are several."""
-        views = [teacher(batch) for teacher in self.teachers]
+        views = self.views(batch) if views is None else views
         batch = self._tightened(batch, views)
         rows = self._paired_rows(batch)
         whole = with_clean(batch, rows) if len(rows) else batch

@@ -10,7 +10,9 @@ import math
 import os
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +30,7 @@ from .distributed import (
     wait_for_all,
     world,
 )
-from .teacher import Teacher
+from .teacher import Teacher, TeacherView
 
 Batch = dict[str, Tensor]
 #: Settings that may differ between a run and its resumption.
@@ -45,8 +47,15 @@ class Objective(Protocol):
     def names(self) -> Sequence[str]:
         """Of the students, as files and figures are named."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of a batch and the figures to log, without gradient."""
+    def views(self, batch: Batch) -> list[TeacherView]:
+        """What the teachers say of a batch: of the batch alone, so it may be asked ahead."""
+
+    def loss(
+        self, batch: Batch, views: Sequence[TeacherView] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of a batch and the figures to log, without gradient. Without ``views`` the
+        teachers are asked now.
+        """
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -268,8 +277,8 @@ class Trainer:
         )  # fmt: skip
         log, epochs = (_Table(self.folder / n, self.step) for n in ("log.csv", "epochs.csv"))
         began, waits = time.monotonic(), _Waits()
-        for batch in waits.watch(self.batches()):
-            figures = self.train_step(to_device(batch, self.device))
+        for batch, views in self._judged(waits.watch(self.batches())):
+            figures = self._update(batch, views)
             self._interval.add(figures)
             self._epoch.add(figures)
             bar.update()
@@ -290,6 +299,30 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimiser step; returns the figures of the batch."""
+        return self._update(*self._judge(batch, self.step))
+
+    def _judge(self, batch: Batch, step: int) -> tuple[Batch, list[TeacherView]]:
+        """A batch as this step takes it, and what the teachers say of it."""
+        side = near_side(self.config, step)
+        batch = to_device(batch, self.device)
+        batch = narrowed(batch, side) if side else batch
+        with self._precision():
+            return batch, self.objective.views(batch)
+
+    def _judged(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[TeacherView]]]:
+        """The batches, judged by a thread while the step before runs: the teachers learn nothing,
+        so what they say does not depend on when, and a second core has something to do.
+        """
+        waiting: deque[Future[tuple[Batch, list[TeacherView]]]] = deque()
+        with ThreadPoolExecutor(1, "teachers") as thread:
+            for step, batch in enumerate(batches, self.step):
+                waiting.append(thread.submit(self._judge, batch, step))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _update(self, batch: Batch, views: Sequence[TeacherView]) -> dict[str, Tensor]:
         students = self.objective.students
         students.train()
         if self.config.freeze_batch_norm:
@@ -297,9 +330,8 @@ class Trainer:
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        side = near_side(self.config, self.step)
         with self._precision():
-            loss, figures = self.objective.loss(narrowed(batch, side) if side else batch)
+            loss, figures = self.objective.loss(batch, views)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         average_gradients(students.parameters())  # scaled ones: an overflow is every process's
