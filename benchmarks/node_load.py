@@ -294,7 +294,8 @@ def _probe(connection: Connection) -> None:
             if asked == "listen":
                 subscription = node.create_subscription(Image, "image", on_image, QOS)
             elif asked == "rest":
-                node.destroy_subscription(subscription)
+                # In the thread that spins it: anywhere else it may end the executor.
+                executor.create_task(node.destroy_subscription, subscription)
             else:
                 answer = arrivals.copy()
                 arrivals.clear()

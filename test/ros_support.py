@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for other processes: until they know of a test's endpoints, and until they have acted."""
+"""Waiting for other processes: until they know of a test's endpoints, and until they have acted.
+
+And what a test must not do to a node that another thread spins: see `destroy`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rcl_interfaces.srv import ListParameters
+from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 
 #: Seconds to wait for what another process will do in the end, however busy the machine is.
 PATIENCE = 60.0
@@ -39,7 +46,25 @@ def introduce(node: Node, other: str, timeout: float = PATIENCE) -> None:
             client.remove_pending_request(answer)
             assert time.monotonic() < end, f"no answer of {client.srv_name} in {timeout} s"
     finally:
-        node.destroy_client(client)
+        destroy(node, client)
+
+
+def destroy(node: Node, endpoint: Publisher[Any] | Subscription[Any] | Client[Any, Any]) -> None:
+    """Destroy an endpoint of `node`, in the thread that spins it.
+
+    From any other thread it may go while rclpy's executor gathers what to wait for. That ends the
+    executor with InvalidHandle, and from then on the node hears nothing.
+    """
+    if isinstance(endpoint, Publisher):
+        end = node.destroy_publisher
+    elif isinstance(endpoint, Subscription):
+        end = node.destroy_subscription
+    else:
+        end = node.destroy_client
+    assert node.executor is not None, "nobody spins this node"
+    ended = node.executor.create_task(end, endpoint)
+    wait_until(ended.done, PATIENCE, "the end of an endpoint")
+    assert ended.result(), "it was no endpoint of this node"
 
 
 def wait_until(

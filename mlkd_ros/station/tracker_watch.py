@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 __all__ = ["GONE", "LIVE", "MISSING", "WAITING", "TrackerWatch"]
@@ -26,10 +26,20 @@ _MARK = ": images"
 _WINDOW, _TWICE = 3.0, 3
 
 
+def _at_work(status: DiagnosticStatus) -> bool:
+    """Whether a tracker has images that a target can be marked on. Waiting for the first is no
+    fault, but a designation would be answered by NO_IMAGE.
+    """
+    level = status.level if isinstance(status.level, bytes) else bytes([status.level])
+    received = {item.key: item.value for item in status.values}.get("received")
+    return level == DiagnosticStatus.OK and received != "0"
+
+
 class TrackerWatch:
     """Listens to the diagnostics of the trackers in the node's namespace.
 
-    phase: why the tracker says nothing of images, in its words; empty if it is at work.
+    phase: why the tracker says nothing of images, in its words; empty if it is at work. Waiting for
+        the first image is no work yet.
     """
 
     def __init__(self, node: Node) -> None:
@@ -48,8 +58,7 @@ class TrackerWatch:
             own = name.startswith(self._prefix) and "/" not in name[len(self._prefix) :]
             if own and name != status.name:
                 self._last = self._names[name] = time.monotonic()
-                level = status.level if isinstance(status.level, bytes) else bytes([status.level])
-                self.phase = "" if level == b"\x00" else status.message
+                self.phase = "" if _at_work(status) else status.message
 
     def heard(self, twice: bool) -> None:
         """The tracker has said something about an image, perhaps a second time."""

@@ -20,7 +20,7 @@ from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from ros_support import PATIENCE, introduce, wait_until
+from ros_support import PATIENCE, destroy, introduce, wait_until
 from rosgraph_msgs.msg import Clock
 from vision_msgs.msg import Detection2DArray
 
@@ -85,7 +85,7 @@ class Eye:
         assert client.wait_for_service(PATIENCE), name
         answer = client.call_async(request)
         wait_until(answer.done, PATIENCE, name)
-        self.node.destroy_client(client)
+        destroy(self.node, client)
         return answer.result()
 
     def designate(self) -> None:

@@ -10,7 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_support import GroundStation, Scene, TrackerProcess, image_of, only_box, wait_until
+from node_support import (
+    GroundStation,
+    Scene,
+    TrackerProcess,
+    destroy,
+    image_of,
+    only_box,
+    wait_until,
+)
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -23,7 +31,7 @@ class InputGround(GroundStation):
 
     def compress(self, image_topic: str = "image") -> None:
         """Have a camera that compresses."""
-        self.node.destroy_publisher(self.images)
+        destroy(self.node, self.images)
         topic = f"{image_topic}/compressed"
         self.images = self.node.create_publisher(CompressedImage, topic, 10)
 

@@ -20,7 +20,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_support import PATIENCE, introduce, wait_until
+from ros_support import PATIENCE, destroy, introduce, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
@@ -37,6 +37,7 @@ __all__ = [
     "GroundStation",
     "Scene",
     "TrackerProcess",
+    "destroy",
     "image_of",
     "introduce",
     "only_box",
@@ -193,7 +194,7 @@ class GroundStation:
 
     def unsubscribe(self, found: list) -> None:
         """Collect no more into the list that `subscribe` returned."""
-        self.node.destroy_subscription(self._subscriptions.pop(id(found)))
+        destroy(self.node, self._subscriptions.pop(id(found)))
 
     def show(self, message: Image, timeout: float = PATIENCE) -> Detection2DArray:
         """Publish one image and wait for what the tracker says about it."""
@@ -220,7 +221,7 @@ class GroundStation:
         assert client.wait_for_service(timeout), client.srv_name
         self.introduce()  # or the answer may be lost, and not every request can be repeated
         answer = self.call(client, request, timeout)
-        self.node.destroy_client(client)
+        destroy(self.node, client)
         return answer
 
     def transition(self, label: str) -> bool:

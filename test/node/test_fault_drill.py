@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from input_support import InputGround, overlap, running, values
-from node_support import Scene, TrackerProcess, image_of, only_box, wait_until
+from node_support import Scene, TrackerProcess, destroy, image_of, only_box, wait_until
 from sensor_msgs.msg import Image
 
 from mlkd_ros.msg import TrackStatus
@@ -75,7 +75,7 @@ def test_the_camera_stops_and_comes_back_with_the_target_elsewhere(
             overlap(drill.show(image_of(scene.image(before), drill.now())), scene.box(before)) > 0.6
         )
     told = tracker.log.count("on /drill/image: nobody publishes it")
-    drill.node.destroy_publisher(drill.images)
+    destroy(drill.node, drill.images)
 
     images = drill.judged(": images", lambda status: status.level == DiagnosticStatus.ERROR)
     wait_until(

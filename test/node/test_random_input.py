@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from input_support import InputGround, compressed_of, overlap, running, values
-from node_support import Scene, TrackerProcess, image_of, wait_until
+from node_support import Scene, TrackerProcess, destroy, image_of, wait_until
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
@@ -57,7 +57,7 @@ def compressed() -> Iterator[tuple[TrackerProcess, InputGround]]:
 
 def deepen(ground: InputGround, kind: type, topic: str) -> None:
     """A publisher that loses nothing of a batch."""
-    ground.node.destroy_publisher(ground.images)
+    destroy(ground.node, ground.images)
     qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
     ground.images = ground.node.create_publisher(kind, topic, qos)
     ground.connect()

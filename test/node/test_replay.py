@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
-from node_support import GroundStation, Scene, TrackerProcess, image_of, wait_until
+from node_support import GroundStation, Scene, TrackerProcess, destroy, image_of, wait_until
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
@@ -273,7 +273,7 @@ def test_a_tracker_on_the_recordings_clock(
     rate, first_stamp = 10, 10**9
     try:
         ground.connect()
-        ground.node.destroy_publisher(ground.images)
+        destroy(ground.node, ground.images)
         options = ("--clock", "--loop", "--frame-rate", str(rate), "--wait", "60")
         start_node("replay", str(tmp_path), *options, "--ros-args", "-r", "__ns:=/foxtrot")
         wait_until(lambda: len(ground.detections) > 3, 60, "detections")
@@ -358,7 +358,7 @@ def test_a_bags_truth_goes_with_its_images_and_designates_the_target(
     calibrations = subscribe(CameraInfo, "camera_info", infos.append, 100)
     try:
         ground.connect()
-        ground.node.destroy_publisher(ground.images)
+        destroy(ground.node, ground.images)
         # Slow: this is about which image belongs to what, not about keeping up.
         arguments = ["--init", "ground_truth", "--rate", "0.25", "--subscribers", "2"]
         arguments += ["--wait", "60", *(["--clock"] if clock else [])]

@@ -14,7 +14,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point
 from input_support import InputGround, running, values
-from node_support import Scene, TrackerProcess, image_of, only_box, wait_until
+from node_support import Scene, TrackerProcess, destroy, image_of, only_box, wait_until
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -93,7 +93,7 @@ def test_all_settings_of_the_camera_are_published_for_those_who_come_late(
     late = ground.node.create_subscription(String, CAMERA_TOPIC, heard.append, qos)
     wait_until(lambda: bool(heard), 60, "the settings of the camera")
     assert CameraSettings.from_json(heard[0].data) == CameraSettings(white=4095)
-    ground.node.destroy_subscription(late)
+    destroy(ground.node, late)
 
 
 def test_a_calibration_that_was_sent_once_before(
@@ -109,7 +109,7 @@ def test_a_calibration_that_was_sent_once_before(
     ground.judged(": bearing", lambda status: "320x240" in values(status)["calibration"])
     ground.show(image_of(scene.image(9), ground.now()))
     wait_until(lambda: bool(bearings), 60, "a bearing")
-    ground.node.destroy_publisher(once)
+    destroy(ground.node, once)
 
 
 def test_topics_of_the_wrong_type_are_named_with_both(

@@ -20,6 +20,7 @@ from node_support import (
     GroundStation,
     Scene,
     TrackerProcess,
+    destroy,
     image_of,
     only_box,
     wait_until,
@@ -424,7 +425,7 @@ def test_only_the_newest_image_is_tracked_and_all_others_are_counted(start, scen
     # The middleware's queues have room for all of them: it is the node that leaves some out.
     queue = {"qos_overrides./golf/image.subscription.depth": 2 * BURST}
     process, ground = start("golf", reliability="reliable", max_targets=16, **queue)
-    ground.node.destroy_publisher(ground.images)
+    destroy(ground.node, ground.images)
     ground.images = ground.node.create_publisher(Image, "image", 2 * BURST)
     ground.connect()
     play(ground, scene, range(1))

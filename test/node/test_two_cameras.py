@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from node_support import GroundStation, Scene, TrackerProcess, image_of, wait_until
+from node_support import GroundStation, Scene, TrackerProcess, destroy, image_of, wait_until
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 from sensor_msgs.msg import Image
@@ -34,7 +34,7 @@ def stations() -> Iterator[dict[str, GroundStation]]:
             station = stations[side] = GroundStation(side)
             stack.callback(station.close)
             if parameters:
-                station.node.destroy_publisher(station.images)
+                destroy(station.node, station.images)
                 station.images = station.node.create_publisher(Image, topic, 10)
         for station in stations.values():
             station.connect()

@@ -38,6 +38,9 @@ class Operator:
         await self.state("IDLE")
         await self.page.wait_for("document.getElementById('stage').dataset.stamp")
         await self.page.wait_for("!station.scene.cannotMark()")
+        # The tracker met the camera at its own time, and holds only what came after that.
+        while not self._observer.spoken_of_by(await self.shown()):
+            await asyncio.sleep(0.05)
 
     async def shown(self) -> int:
         """The stamp of the picture on the screen."""

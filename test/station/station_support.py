@@ -85,6 +85,10 @@ class Observer:
         """The statuses of images after that stamp."""
         return [s for s in list(self.statuses) if nanoseconds(s.header.stamp) > stamp]
 
+    def spoken_of_by(self, stamp: int) -> bool:
+        """Whether the tracker has spoken of an image of that stamp or one before."""
+        return any(nanoseconds(s.header.stamp) <= stamp for s in list(self.statuses))
+
     def newest(self) -> int:
         """The stamp of the newest image that the tracker has spoken of and truth is known of."""
         stamps = {nanoseconds(s.header.stamp) for s in list(self.statuses)} & set(self.truth)

@@ -292,6 +292,35 @@ def test_what_is_missing_is_said_and_not_ordered(start_node: Callable, observer:
     in_browser(act, address, observer)
 
 
+def test_nothing_can_be_marked_before_the_tracker_has_an_image(
+    start_node: Callable, observer: Observer
+) -> None:
+    """There is video, and a tracker that waits for its first image: at no moment is that offered."""
+    start_node("night_camera", "--ros-args", *CAMERA)
+    address = address_of(start_node("ground_station", *STATION))
+
+    async def act(operator: Operator) -> None:
+        page = operator.page
+        await page.wait_for("stage.dataset.stamp")
+        await page.evaluate(
+            """(() => {
+              const { scene } = station, hear = scene.hearLink;
+              window.refusals = [];
+              scene.hearLink = function (link) {
+                hear.call(scene, link);
+                if (link.tracker !== "missing") window.refusals.push(scene.cannotMark());
+              };
+            })()"""
+        )
+        start_node("tracker", "--ros-args", *TRACKER, "-p", "image_topic:=elsewhere")
+        await page.wait_for("window.refusals.some((why) => why.includes('no image for'))")
+        refusals = await page.evaluate("window.refusals")
+        assert all("tracker is not at work" in why for why in refusals), refusals
+        assert any("waiting for the first image on /mlkd/elsewhere" in why for why in refusals)
+
+    in_browser(act, address, observer)
+
+
 async def _refused(operator: Operator, words: str) -> None:
     """A drag now is refused, before it is sent."""
     x, y = await operator.place(0.4, 0.4)
