@@ -102,7 +102,8 @@ class Operator:
         return await self.page.wait_for(found)
 
     async def state(self, name: str, timeout: float = 120.0) -> None:
-        found = f"document.getElementById('state').dataset.state === {json.dumps(name)}"
+        # A page that has just been asked for has no elements yet.
+        found = f"document.getElementById('state')?.dataset.state === {json.dumps(name)}"
         await self.page.wait_for(found, timeout)
 
     async def boxes(self, *selectors: str) -> list[list[float]]:
