@@ -296,7 +296,7 @@ def test_what_is_missing_is_said_and_not_ordered(start_node: Callable, observer:
 def test_nothing_can_be_marked_before_the_tracker_has_an_image(
     start_node: Callable, observer: Observer
 ) -> None:
-    """There is video, and a tracker that waits for its first image: at no moment is that offered."""
+    """There is video, and a tracker that waits for its first image: that is never offered."""
     start_node("night_camera", "--ros-args", *CAMERA)
     address = address_of(start_node("ground_station", *STATION))
 
