@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run minimises: supervision, single-student distillation, mutual learning.
 
-An objective has ``students`` (the modules that are trained), their ``names``, ``views(batch)``: what
-its teachers say, and ``loss(batch, views)``: a scalar and the figures to log (0-d tensors without
-gradient). Figures and losses are means over the batch; with several processes the trainer averages
-both.
+An objective has ``students`` (the modules that are trained), their ``names``, ``views(batch)``:
+what its teachers say, and ``loss(batch, views)``: a scalar and the figures to log (0-d tensors
+without gradient). Figures and losses are means over the batch; with several processes the trainer
+averages both.
 """
 
 from __future__ import annotations
