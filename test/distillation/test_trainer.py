@@ -49,6 +49,19 @@ def test_a_run_learns_and_logs(cache, tmp_path):
     assert epochs[0]["loss"] == pytest.approx(mean, rel=1e-4)
 
 
+def test_teachers_that_judge_ahead_say_what_they_say_in_the_step(cache, tmp_path):
+    """With search regions of other sides from step to step: each batch is judged as its step's."""
+    ahead = toy_room(cache, tmp_path / "ahead", steps=6, near=0.5)
+    ahead.run(progress=False)
+    steps = toy_room(cache, tmp_path / "steps", steps=6, near=0.5)
+    losses = [steps.train_step(batch)["loss"].item() for batch in steps.batches()]
+    assert len({near_side(steps.config, step) for step in range(6)}) > 1
+    logged = [row["loss"] for row in rows(tmp_path / "ahead" / "log.csv")]
+    assert logged == pytest.approx(losses, rel=1e-5)
+    for name, value in ahead.objective.students.state_dict().items():
+        assert torch.equal(value, steps.objective.students.state_dict()[name]), name
+
+
 def test_a_trunk_whose_share_of_the_rate_is_nothing_stays(cache, tmp_path):
     trainer = toy_trainer(cache, tmp_path, steps=3, trunk_factor=0.0)
     before = copy.deepcopy(trainer.objective.students.state_dict())

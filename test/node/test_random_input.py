@@ -146,6 +146,7 @@ def bombard(
     """Publish `count` bad messages, a good one that has to be answered after each batch; memory
     stays and each refusal is counted. What was refused, by reason.
     """
+    fill(ground, bad, good)
     before = counted(ground)
     refused: Counter[str] = Counter()
     early = 0.0
@@ -163,6 +164,18 @@ def bombard(
     ground.judged(": images", lambda status: values(status)["received"] == str(total))
     assert counted(ground) - before == refused + Counter(received=count + count // BATCH)
     return refused
+
+
+def fill(ground: InputGround, bad: Callable[[int], Message], good: Callable[[], Message]) -> None:
+    """Once through the middleware's queue with messages as large as there will be: each of its
+    places keeps the room of the largest one that it ever held, and that is no growth of the node.
+    """
+    some = [bad(ground.now()) for _ in range(4 * BATCH)]
+    largest = max(some, key=lambda message: len(serialize_message(message)))
+    for _ in range(0, QUEUE, BATCH):
+        for _ in range(BATCH):
+            ground.images.publish(largest)
+        ground.show(good(), timeout=60)
 
 
 def counted(ground: InputGround) -> Counter[str]:
