@@ -105,7 +105,7 @@ class Track:
     """A target's place and size, its way over ground, existence, looks and lookalikes.
 
     x, y, w, h: centre and size in pixels of the image where it was seen last. last: centre where it
-    was seen beyond doubt. patch: the first
+    was seen beyond doubt. aspect: width by height of the image where it began. patch: the first
     template's pixels. view: where a new view of it is to be taken into the template memory.
     """
 
@@ -127,6 +127,7 @@ class Track:
         left, top, self.w, self.h = box
         self.x, self.y = left + self.w / 2, top + self.h / 2
         self.image_size = image_size
+        self.aspect = image_size[0] / image_size[1]
         self.stamp = stamp
         self.usual = self.w, self.h
         self.existence = Existence(settings.belief, settings.presence)

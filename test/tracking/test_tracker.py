@@ -206,6 +206,16 @@ def test_an_image_that_cannot_be_of_the_same_scene_changes_nothing(tracker, size
     assert iou(tracker.update(image).box, box) > 0.6
 
 
+def test_odd_images_one_odder_than_the_other_do_not_lead_it_away(tracker):
+    """Each within the limit against the one before; those of the camera still show its scene."""
+    tracker.init(*scene(*path(0)))
+    tracker.update(cv2.resize(scene(*path(1))[0], (640, 260)))
+    with pytest.raises(ValueError, match=r"640x190 image.*640x260.*designate"):
+        tracker.update(cv2.resize(scene(*path(1))[0], (640, 190)))
+    image, box = scene(*path(2))
+    assert iou(tracker.update(image).box, box) > 0.6
+
+
 def test_a_gap_in_the_images_is_no_loss(tracker):
     """After a pause of the camera the target gets the chance to be seen again."""
     tracker.init(*scene(*path(0)), stamp=0.0)
