@@ -32,7 +32,8 @@ _LONGEST_STEP = 1.0
 #: same stamp must not look like a target at the speed of sound.
 _SHORTEST_STEP = 1.0 / 240.0
 #: Another resolution of the same scene has sides of at least this many pixels, and an aspect ratio
-#: within this factor of that of the image where the target was designated: 16:9 squeezed into 5:4, but no picture that is turned.
+#: within this factor of that of the image where the target was designated: 16:9 squeezed into 5:4,
+#: but no picture that is turned.
 _MIN_IMAGE_SIDE, _MAX_ASPECT_CHANGE = 16, 1.5
 #: Weight of the newest cost in the mean cost of a search window.
 _COST_GAIN = 0.2
@@ -99,7 +100,7 @@ class MultiTracker:
             width, height = track.image_size
             if (frame.width, frame.height) == (width, height):
                 continue
-            # Against the first image: odd ones, each a little odder, must not lead it away for good.
+            # Against the first image: a chain of odd ones must not lead it away for good.
             change = (frame.width / frame.height) / track.aspect
             too_small = min(frame.width, frame.height) < _MIN_IMAGE_SIDE
             if too_small or not 1 / _MAX_ASPECT_CHANGE <= change <= _MAX_ASPECT_CHANGE:
