@@ -80,6 +80,12 @@ class Eye:
         stamp = nanoseconds(message.header.stamp)
         self.truth.append((stamp, box_from_message(message.detections[0].bbox)))
 
+    @property
+    def steady(self) -> bool:
+        """Whether the last two images are of one period: where time begins the scene jumps."""
+        stamps = [stamp for stamp, _ in self.truth[-2:]]
+        return len(stamps) == 2 and 0 < stamps[1] - stamps[0] <= 120_000_000
+
     def call(self, kind: Any, name: str, request: Any) -> Any:
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(PATIENCE), name
@@ -111,7 +117,7 @@ def eye(start_node: Callable[..., Any]) -> Iterator[Eye]:
     eye = Eye()
     for name in ("night_camera", "tracker", "gimbal"):
         introduce(eye.node, f"/mlkd/{name}")
-    wait_until(lambda: bool(eye.truth and eye.statuses), PATIENCE, "truth and a status")
+    wait_until(lambda: bool(eye.statuses) and eye.steady, PATIENCE, "images at the camera's rate")
     yield eye
     eye.close()
 

@@ -213,6 +213,8 @@ def test_a_box_is_fitted_to_a_point(flight: Flight, station: Other) -> None:
 
 def test_the_delay_of_the_video_is_taken_into_account(flight: Flight, station: Other) -> None:
     assert flight.set("video_delay", 2.0)
+    # There has to be an image that is so old.
+    wait_until(lambda: flight.truth[0][0] < time.time_ns() - 2_500_000_000, PATIENCE, "old images")
     try:
         seen = time.time_ns() - 2_000_000_000
         _, box = min(flight.truth, key=lambda item: abs(item[0] - seen))
