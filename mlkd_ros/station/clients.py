@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -18,11 +19,20 @@ from aiohttp import web
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.station.link import Event, Picture, Status
 from mlkd_ros.station.pace import Pace, levels
-from mlkd_ros.station.picture import BLOCK, Coded, H264Stream, Pictures, h264_available, jpeg
+from mlkd_ros.station.picture import (
+    BLOCK,
+    Coded,
+    CodingError,
+    H264Stream,
+    Pictures,
+    h264_available,
+    jpeg,
+)
 from mlkd_ros.station.protocol import Ack, Hello, Want, event_text, picture_bytes, text_of
 
 __all__ = ["Client", "Clients", "Watched"]
 
+_LOG = logging.getLogger(__name__)
 #: Texts that wait for a slow page: some seconds of statuses, then the oldest are left out.
 _TEXTS = 400
 #: Seconds between two statuses of a target in the same state.
@@ -90,7 +100,22 @@ class Client:
             self._pace.round_trip(seconds, time.monotonic())
 
     async def run(self) -> None:
-        """Send until cancelled, or the connection is lost (ConnectionError)."""
+        """Send until cancelled, or the connection is lost.
+
+        A page that is sent no more must not wait for it: whatever else goes wrong ends the
+        connection, and the page makes another.
+        """
+        try:
+            await self._run()
+        except ConnectionError:
+            pass  # the listening side finds it out, too
+        except Exception:
+            _LOG.exception(
+                "nothing more can be sent to %s: the page has to connect anew", self.name
+            )
+            await self._socket.close(code=1011, message=b"a fault of the ground station")
+
+    async def _run(self) -> None:
         while True:
             wait = self._pace.wait(time.monotonic()) if self._picture is not None else None
             patience = wait if wait is not None and wait < 60.0 else None
@@ -106,7 +131,14 @@ class Client:
     async def _send(self, picture: Picture) -> None:
         loop = asyncio.get_running_loop()
         try:
-            coded = await loop.run_in_executor(self._clients.coder, self._coded, picture)
+            # The stream as it is now: the page may ask for another kind while this is coded.
+            coded = await loop.run_in_executor(
+                self._clients.coder, self._coded, picture, self._stream
+            )
+        except CodingError as error:
+            _LOG.warning("%s. %s is sent JPEGs from now on", error, self.name)
+            self._stream = None
+            return
         except UnusableImageError as error:
             self._clients.unusable(str(error))
             return
@@ -119,14 +151,14 @@ class Client:
         self._clients.sent(picture)
         await self._socket.send_bytes(picture_bytes(picture, coded, self._number, now))
 
-    def _coded(self, picture: Picture) -> Coded:
+    def _coded(self, picture: Picture, stream: H264Stream | None) -> Coded:
         """In the coding thread."""
         level = self._pace.level
         width = min(level.width, max(self._width, 160))
-        block = BLOCK if self._stream is not None else 1
+        block = BLOCK if stream is not None else 1
         pixels, image_size = self._clients.pictures.scaled(picture.message, width, block)
-        if self._stream is not None:
-            return self._stream.encode(pixels, image_size, level)
+        if stream is not None:
+            return stream.encode(pixels, image_size, level)
         return jpeg(pixels, image_size, level.quality)
 
 

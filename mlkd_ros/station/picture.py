@@ -24,7 +24,17 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame, Mono16Frame
 from mlkd_ros.imaging.messages import Decoder
 
-__all__ = ["BLOCK", "JPEG", "Coded", "H264Stream", "Level", "Pictures", "h264_available", "jpeg"]
+__all__ = [
+    "BLOCK",
+    "JPEG",
+    "Coded",
+    "CodingError",
+    "H264Stream",
+    "Level",
+    "Pictures",
+    "h264_available",
+    "jpeg",
+]
 
 JPEG = "jpeg"
 #: Constrained baseline, level 3.1 (up to 1280x720 at 30 Hz) and 4.0 above: what every browser with
@@ -68,6 +78,10 @@ class Coded:
     image_size: tuple[int, int]
     codec: str = JPEG
     key: bool = True
+
+
+class CodingError(Exception):
+    """A picture cannot be coded as H.264 here."""
 
 
 def h264_available() -> bool:
@@ -150,11 +164,27 @@ class H264Stream:
         self._key = True
 
     def restart(self) -> None:
-        """Make the next picture one that depends on no other."""
+        """Make the next picture one that depends on no other. May be called in any thread."""
         self._key = True
 
     def encode(self, pixels: np.ndarray, image_size: tuple[int, int], level: Level) -> Coded:
-        """The next picture of the stream, BGR with sides that are multiples of `BLOCK`."""
+        """The next picture of the stream, BGR with sides that are multiples of `BLOCK`.
+
+        Raises CodingError.
+        """
+        from av.error import FFmpegError
+
+        # Taken now: who asks for another while this is coded means the one after it.
+        key, self._key = self._key, False
+        size = pixels.shape[1], pixels.shape[0]
+        try:
+            data, key = self._encode(pixels, level, key)
+        except (FFmpegError, ValueError) as error:
+            raise CodingError(f"{size[0]}x{size[1]} pixels cannot become H.264: {error}") from error
+        codec = _AVC if size[0] * size[1] <= 1280 * 720 else _AVC_LARGE
+        return Coded(data, size, image_size, codec, key)
+
+    def _encode(self, pixels: np.ndarray, level: Level, key: bool) -> tuple[bytes, bool]:
         import av
         from av.video.frame import PictureType
 
@@ -165,15 +195,12 @@ class H264Stream:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
         frame.pts, frame.time_base = self._count, Fraction(1, 1000)
-        if self._key or self._count == 0:
+        if key or self._count == 0:
             frame.pict_type = PictureType.I
         self._count += 1
         packets = self._coder.encode(frame)
-        self._key = False
         data = b"".join(bytes(packet) for packet in packets)
-        key = any(packet.is_keyframe for packet in packets)
-        codec = _AVC if size[0] * size[1] <= 1280 * 720 else _AVC_LARGE
-        return Coded(data, size, image_size, codec, key)
+        return data, any(packet.is_keyframe for packet in packets)
 
 
 def _coder(size: tuple[int, int], level: Level) -> Any:

@@ -261,7 +261,7 @@ class Server:
             self._clients.remove(socket)
             if sender is not None:
                 sender.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ConnectionError, RuntimeError):
+                with contextlib.suppress(asyncio.CancelledError):
                     await sender
         return socket
 

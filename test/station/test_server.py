@@ -8,21 +8,29 @@ import contextlib
 import json
 import random
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import cv2
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from station_support import CAMERA, SIZE, TRACKER, Observer, Wire, address_of, wait_for
+from std_msgs.msg import Header
 from yarl import URL
 
+from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.station.access import Access
+from mlkd_ros.station.clients import Clients
 from mlkd_ros.station.command import main
+from mlkd_ros.station.link import Picture
 from mlkd_ros.station.picture import H264Stream, Level
-from mlkd_ros.station.protocol import Init, ProtocolError, parse
+from mlkd_ros.station.protocol import Ack, Hello, Init, ProtocolError, parse
 
 ANY_PORT = ("--port", "0")
 
@@ -398,6 +406,56 @@ def test_h264_pictures_decode_to_what_went_in() -> None:
     assert [one.key for one in coded] == [True, False, False, False, True, False]
     assert all(one.codec.startswith("avc1.") for one in coded)
     assert len(coded[1].data) < len(coded[0].data)
+
+
+def test_a_page_that_says_what_it_can_decode_while_a_picture_is_coded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """400 pixels wide, a JPEG of it is 225 high; H.264 has even sides: the kinds must not mix."""
+    pytest.importorskip("av")
+    image = image_message(np.zeros((450, 800, 3), np.uint8), Header())
+    pictures = [Picture(stamp, image, None, 0.0, {}) for stamp in range(3)]
+    headers = asyncio.run(_hello_meanwhile(pictures))
+    assert [header["codec"][:4] for header in headers] == ["jpeg", "avc1", "jpeg"]
+    assert not caplog.records
+
+
+async def _hello_meanwhile(pictures: list[Picture]) -> list[dict[str, Any]]:
+    """Headers of three pictures; of what it can decode the page speaks while they are coded."""
+    clients = Clients(1, (400, 1000.0, 80), lambda _: None, lambda *_: None, lambda _: None)
+
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        client = clients.add(socket)
+        sender = asyncio.create_task(client.run())
+        says = (
+            lambda: client.hello(Hello("", True)),
+            lambda: client.hello(Hello("", False)),
+            lambda: None,
+        )
+        for number, (picture, say) in enumerate(zip(pictures, says, strict=True), 1):
+            coding = threading.Event()
+            clients.coder.submit(coding.wait)
+            client.picture(picture)
+            await asyncio.sleep(0.1)  # longer than its turn takes to come
+            say()
+            coding.set()
+            await asyncio.wait_for(socket.receive(), 60)
+            client.acknowledged(Ack(number, 0))
+        sender.cancel()
+        clients.coder.shutdown()
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/", serve)
+    async with TestServer(application) as server, session() as http:
+        wire = Wire(await http.ws_connect(server.make_url("/"), max_msg_size=0))
+        headers = []
+        for _ in pictures:
+            headers.append((await wire.picture())[0])
+            await wire.acknowledge(headers[-1])
+    return headers
 
 
 def test_hosts_and_origins() -> None:
