@@ -52,6 +52,11 @@ RATE = 30.0
 _WRONG_TRACKED, _TRACKING_BOUNDS = 0.12, (0.4, 0.8)
 #: Of that threshold: below, a target is UNCERTAIN.
 _UNCERTAIN = 0.6
+#: Smaller mean changes of size are the annotator's.
+_STILL = 0.02
+#: Disappearances, and seconds in sight and out of sight for them, that count beside those seen:
+#: annotated clips begin and end with the target and are short.
+_PRIOR_TIMES, _PRIOR_SECONDS = 4, 5.0
 #: Ridge of the regressions: keeps a separable set from infinite weights.
 _RIDGE = 1e-2
 
@@ -304,7 +309,10 @@ def _densities(looks: Looks) -> dict[str, Any]:
     return {
         "evidence": (constant, max(score, 0.05), max(place, 0.0), min(size, 0.0), min(usual, 0.0)),
         "score_slope": max(slope, 0.05), "score_offset": offset,
-        "association": _association(looks.choices),
+        # The log ratios of score, place and size, taken for independent; what a place's density
+        # is worth needs no weight. (Weights of a conditional logit model, fitted to the choices,
+        # give the place too much: there the target is never lost and always near.)
+        "association": (max(slope, 0.05), 1.0, _size_weight(looks.choices)),
         "detection": min(max(detection, 0.5), 0.99),
     }  # fmt: skip
 
@@ -331,27 +339,16 @@ def _logistic(
     return [float(value) for value in beta]
 
 
-def _association(choices: SequenceOf[tuple[np.ndarray, int]]) -> tuple[float, float, float]:
-    """Weights of logit, place and size by which the target is told from the other peaks of its
-    window: a conditional logit model (McFadden 1974).
+def _size_weight(choices: SequenceOf[tuple[np.ndarray, int]]) -> float:
+    """Weight of the change of size in the log ratio of target and other thing: of two exponential
+    densities, the difference of their rates.
     """
-    beta = np.array([0.5, 1.0, -1.0])
-    several = [(rows, best) for rows, best in choices if len(rows) > 1]
-    for _ in range(40):
-        gradient, curve = _RIDGE * beta, _RIDGE * np.eye(3)
-        for rows, best in several:
-            z = rows @ beta
-            p = np.exp(z - z.max())
-            p /= p.sum()
-            mean = p @ rows
-            gradient = gradient - (rows[best] - mean)
-            curve = curve + (rows - mean).T @ ((rows - mean) * p[:, None])
-        step = np.linalg.solve(curve, gradient)
-        beta = beta - np.clip(step, -1.0, 1.0)
-        if np.abs(step).max() < 1e-6:
-            break
-    score, place, size = (float(value) for value in beta)
-    return max(score, 0.05), max(place, 0.0), min(size, 0.0)
+    own = [rows[best, 2] for rows, best in choices]
+    others = [row[2] for rows, best in choices for i, row in enumerate(rows) if i != best]
+    if not own or not others:
+        return 0.0
+    rate_of_own, rate_of_others = (1.0 / max(float(np.mean(x)), _STILL) for x in (own, others))
+    return min(rate_of_others - rate_of_own, 0.0)
 
 
 def _distinct(trials: SequenceOf[Trial]) -> list[Sequence]:
@@ -360,15 +357,19 @@ def _distinct(trials: SequenceOf[Trial]) -> list[Sequence]:
 
 
 def _presence_times(trials: SequenceOf[Trial]) -> dict[str, Any]:
-    """Mean times for which targets are visible and hidden; the defaults where none ever hides."""
+    """Mean times for which targets are visible and hidden: of exponential densities, with gamma
+    priors.
+    """
     visible, hidden, times = 0, 0, 0
     for sequence in _distinct(trials):
         seen = np.isfinite(sequence.boxes).all(axis=1)
         visible, hidden = visible + int(seen.sum()), hidden + int((~seen).sum())
         times += int((np.diff(seen.astype(int)) < 0).sum())
-    if not times:
-        return {}
-    return {"visible_for": visible / times / RATE, "hidden_for": hidden / times / RATE}
+    prior, times = _PRIOR_TIMES * _PRIOR_SECONDS, times + _PRIOR_TIMES
+    return {
+        "visible_for": (prior + visible / RATE) / times,
+        "hidden_for": (prior + hidden / RATE) / times,
+    }
 
 
 @dataclass

@@ -29,23 +29,28 @@ def test_a_logistic_regression_finds_the_log_ratio_of_two_gaussians():
     assert constant == pytest.approx(-7.5 + math.log(4), rel=0.1)
 
 
-def test_the_weights_of_the_association_are_those_that_chose():
-    rng, weights = np.random.default_rng(1), np.array([0.7, 1.5, -2.5])
+def test_the_weight_of_a_change_of_size_is_that_of_two_exponential_densities():
+    rng = np.random.default_rng(1)
     choices = []
     for _ in range(4000):
-        rows = np.c_[rng.normal(5, 3, 4), -rng.exponential(1, 4), rng.exponential(0.5, 4)]
-        z = rows @ weights + rng.gumbel(size=4)
-        choices.append((rows, int(z.argmax())))
-    assert fit._association(choices) == pytest.approx(tuple(weights), rel=0.1)
+        changes = np.r_[rng.exponential(0.25), rng.exponential(0.8, 3)]
+        best = int(rng.integers(4))
+        changes[[0, best]] = changes[[best, 0]]
+        choices.append((np.c_[np.zeros(4), np.zeros(4), changes], best))
+    assert fit._size_weight(choices) == pytest.approx(1 / 0.8 - 1 / 0.25, rel=0.05)
+    assert fit._size_weight([(rows[[best]], 0) for rows, best in choices]) == 0.0  # no others
 
 
 def test_times_in_sight_and_out_of_sight_are_counted():
     boxes = np.tile([10.0, 10.0, 5.0, 5.0], (120, 1))
     boxes[30:45] = boxes[90:105] = np.nan
     times = fit._presence_times([trial(boxes), trial(boxes)])  # the same in another light
-    assert times["visible_for"] == pytest.approx(90 / 2 / 30)
-    assert times["hidden_for"] == pytest.approx(30 / 2 / 30)
-    assert fit._presence_times([trial(boxes[:30])]) == {}
+    # Two disappearances beside four of 5 s before and after.
+    assert times["visible_for"] == pytest.approx((4 * 5 + 90 / 30) / (4 + 2))
+    assert times["hidden_for"] == pytest.approx((4 * 5 + 30 / 30) / (4 + 2))
+    times = fit._presence_times([trial(boxes[:30])])
+    assert times["visible_for"] == pytest.approx(21 / 4)
+    assert times["hidden_for"] == pytest.approx(5.0)
 
 
 def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
@@ -72,7 +77,7 @@ def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
     before, after = load_checkpoint(), load_checkpoint(output)
     assert after.settings.belief != before.settings.belief
     assert after.settings.belief.evidence[1] > 0  # a higher score speaks for the target
-    assert after.settings.belief.hidden_for == pytest.approx(8 / 30)
+    assert after.settings.belief.hidden_for == pytest.approx((4 * 5 + 8 / 30) / (4 + 1))
     assert after.provenance["fit"]["sequences"] == ["car"]
     assert after.provenance["fit"]["conditions"] == ["day", "street"]
     assert all(np.array_equal(after.weights[k], v) for k, v in before.weights.items())
