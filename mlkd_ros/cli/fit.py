@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..distillation.fit import fit_belief
     from ..distillation.selection import make_trials
     from ..evaluation.datasets import choose, load_dataset, shortened
+    from ..evaluation.running import progress
     from ..tracking.checkpoint import load_checkpoint, save_checkpoint, sha256
 
     if arguments.jobs < 1:
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         sequences = [shortened(sequence, arguments.frames) for sequence in sequences]
     conditions = arguments.condition or list(DEFAULT_CONDITIONS)
     trials = make_trials(sequences, conditions, [arguments.noise_seed], arguments.flights)
-    fit = fit_belief(checkpoint, trials, arguments.jobs)
+    with progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frames:
+        fit = fit_belief(checkpoint, trials, arguments.jobs, on_frames)
     source = {**fit.source, "dataset": arguments.dataset, "noise_seed": arguments.noise_seed,
               "frames": arguments.frames, "flights": arguments.flights,
               "student": sha256(arguments.student)}  # fmt: skip

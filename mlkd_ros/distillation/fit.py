@@ -10,6 +10,7 @@ the same where the ratio of likelihoods is asked for (Qin 1998).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import multiprocessing
@@ -92,19 +93,25 @@ class Fit:
     source: dict[str, Any]
 
 
-def fit_belief(checkpoint: Checkpoint, trials: SequenceOf[Trial], jobs: int = 1) -> Fit:
+def fit_belief(
+    checkpoint: Checkpoint, trials: SequenceOf[Trial], jobs: int = 1,
+    on_frames: Callable[[int], object] = lambda _: None,
+) -> Fit:  # fmt: skip
     """Fit all of the belief for the student of ``checkpoint``, on the CPU, ``jobs`` trials at a
-    time. ValueError when the trials show no target, or nothing but the target.
+    time. ``on_frames`` is told of frames done; each is gone through twice. ValueError when the
+    trials show no target, or nothing but the target.
     """
     settings = checkpoint.settings
     looks = Looks()
-    for part in _each(_look_along, checkpoint, trials, jobs):
+    for part in _each(_look_along, checkpoint, trials, jobs, on_frames):
         looks.extend(part)
     belief = replace(settings.belief, **_densities(looks), **_presence_times(trials))
     calibration = fit_platt(_sigmoid(np.array(looks.logits)), np.array(looks.right))
     settings = replace(settings, belief=belief, calibration=calibration)
     flown = Flown()
-    for one in _each(_fly_along, replace(checkpoint, settings=settings), trials, jobs):
+    for one in _each(
+        _fly_along, replace(checkpoint, settings=settings), trials, jobs, on_frames
+    ):  # fmt: skip
         flown.extend(one)
     if 0 < sum(flown.right) < len(flown.right):
         settings = _calibrated(settings, flown)
@@ -130,15 +137,18 @@ def _calibrated(settings: TrackerSettings, flown: Flown) -> TrackerSettings:
 
 def _each(
     work: Callable[[Checkpoint, Trial], Any], checkpoint: Checkpoint, trials: SequenceOf[Trial],
-    jobs: int,
+    jobs: int, on_frames: Callable[[int], object],
 ) -> Iterator[Any]:  # fmt: skip
     """``work`` done for each trial, several at a time in processes of their own."""
-    if jobs == 1:
-        yield from (work(checkpoint, trial) for trial in trials)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context) as pool:
-        yield from pool.map(work, itertools.repeat(checkpoint), trials)
+    with contextlib.ExitStack() as stack:
+        done: Iterator[Any] = (work(checkpoint, trial) for trial in trials)
+        if jobs > 1:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, context))
+            done = pool.map(work, itertools.repeat(checkpoint), trials)
+        for trial, result in zip(trials, done, strict=True):
+            on_frames(len(trial.sequence))
+            yield result
 
 
 def _engine(checkpoint: Checkpoint) -> Engine:
