@@ -293,14 +293,17 @@ class BagSource(FrameSource):
         decoder, judge, index = Decoder(self.camera), StampJudge(), -1
         for index, message in enumerate(self.bag.messages({self.topic})):
             name = f"{self.topic}#{index}"
-            stamp = stamp_of(message.data)
-            verdict = judge.judge(stamp, message.received)
+            about = (stamp_of(message.data), message.received, name)
             try:
-                frame = decoder.decode(self.bag.decode(self.topic, message.data))
+                found = decoder.frames(self.bag.decode(self.topic, message.data), about)
             except (UnusableImageError, DatasetError) as error:
+                judge.judge(*about[:2])
                 self.refuse(error)
                 continue
-            yield SourceFrame(frame, stamp, verdict.time, name, message.received)
+            for frame, (stamp, received, name) in found:
+                yield SourceFrame(frame, stamp, judge.judge(stamp, received).time, name, received)
+        for frame, (stamp, received, name) in decoder.flush():
+            yield SourceFrame(frame, stamp, judge.judge(stamp, received).time, name, received)
         self._notes += judge.notes
         count = self.frame_count or 0
         if index + 1 < count:

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import rclpy
+from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+from foxglove_msgs.msg import CompressedVideo
 from package_support import DETECTION_2D_ARRAY_HASH
 from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray
@@ -38,6 +41,40 @@ def test_definitions_are_installed_with_the_type_hash() -> None:
     hashes = json.loads(description.read_text())["type_hashes"]
     of_array = [h for h in hashes if h["type_name"] == "vision_msgs/msg/Detection2DArray"]
     assert of_array[0]["hash_string"] == DETECTION_2D_ARRAY_HASH
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (
+            CompressedVideo,
+            {
+                "timestamp": "builtin_interfaces/Time",
+                "frame_id": "string",
+                "data": "sequence<uint8>",
+                "format": "string",
+            },
+        ),
+        (
+            FFMPEGPacket,
+            {
+                "header": "std_msgs/Header",
+                "width": "int32",
+                "height": "int32",
+                "encoding": "string",
+                "pts": "uint64",
+                "flags": "uint8",
+                "is_bigendian": "boolean",
+                "data": "sequence<uint8>",
+            },
+        ),
+    ],
+)
+def test_packets_of_video_are_laid_out_as_in_their_packages(
+    kind: Any, fields: dict[str, str]
+) -> None:
+    """Names, types and order; nowhere are their type hashes published that could be compared."""
+    assert list(kind.get_fields_and_field_types().items()) == list(fields.items())
 
 
 def test_message_and_core_number_the_states_alike() -> None:
