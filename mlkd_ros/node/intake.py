@@ -80,7 +80,8 @@ class Intake:
         depth = _WAITING_PACKETS if self._transport in VIDEO_TRANSPORTS else 1
         self._images = self._node.create_subscription(
             self._kind,
-            topic_of(self._settings.image_topic, self._transport),
+            # Resolved once: a remapping of image_topic holds for all its transports.
+            self._settings.image_topic if self._transport == "raw" else self.topic,
             self._on_image,
             QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),

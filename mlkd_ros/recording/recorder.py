@@ -7,9 +7,9 @@
 Recorded are the images, and beside them camera_info, detections, status, bearing, ground_truth and
 /diagnostics, each under the name it has in the graph. Small messages are written as they came over
 the wire; images become JPEG, those with 16 bits a value PNG (or all stay what they are, with
---transport compressed, ffmpeg or foxglove). The settings of the camera go with them. One thread writes. It leaves images out
-rather than falling behind, so memory is bounded. Whatever ends the process, what came until two
-seconds before is on the disk.
+--transport compressed, ffmpeg or foxglove). The settings of the camera go with them. One thread
+writes. It leaves images out rather than falling behind, so memory is bounded. Whatever ends the
+process, what came until two seconds before is on the disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
@@ -184,7 +184,7 @@ class Recorder(Node):
         images = QoSProfile(depth=self._longest_queue, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.create_subscription(
             self._image_kind,
-            topic_of("image", self._settings.transport),
+            "image" if self._settings.transport == "raw" else self._image_topic,
             self._on_image,
             images,
             raw=self._settings.transport != "raw",

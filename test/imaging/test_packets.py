@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -223,3 +225,25 @@ def test_a_bag_of_video_is_footage_like_any_other(
     assert [frame.stamp for frame in frames] == stamps
     for index, frame in enumerate(frames):
         assert np.array_equal(frame.image, reference[index])
+
+
+def test_without_the_library_it_is_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: list[np.ndarray]
+) -> None:
+    packet = coded("h264", pictures[:1])[0]
+    images = [("/camera/foxglove", START, message("foxglove", "h264", packet, START))]
+    bag = write_bag(tmp_path / "bag", images)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"pip install 'mlkd-ros\[video\]'"):
+        open_source(bag)
+
+
+def test_the_tracker_says_so_too_and_imports_the_library_only_when_asked() -> None:
+    code = (
+        "import sys; from mlkd_ros.node.tracker_node import main; "
+        "assert 'av' not in sys.modules; sys.modules['av'] = None; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "--ros-args", "-p", "image_transport:=foxglove"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2, ended.stderr
+    assert "parameter 'image_transport' is 'foxglove': decoding video needs PyAV" in ended.stderr

@@ -29,6 +29,9 @@ EXECUTABLES = (
     "mlkd",
 )
 
+OTHERS = ("vision_msgs", "foxglove_msgs", "ffmpeg_image_transport_msgs")
+"""Packages of other people's messages that come with the wheel."""
+
 _SOURCES = (
     "CMakeLists.txt",
     "LICENSE",
