@@ -26,6 +26,16 @@ VISION_MSGS = InterfacePackage(
     ROOT / "third_party/vision_msgs",
     depends=("std_msgs", "geometry_msgs", "builtin_interfaces"),
 )
+FOXGLOVE_MSGS = InterfacePackage(
+    "foxglove_msgs", ROOT / "third_party/foxglove_msgs", depends=("builtin_interfaces",)
+)
+FFMPEG_MSGS = InterfacePackage(
+    "ffmpeg_image_transport_msgs",
+    ROOT / "third_party/ffmpeg_image_transport_msgs",
+    depends=("std_msgs", "builtin_interfaces"),
+)
+#: Packages of other people's messages, which are not on PyPI.
+OTHERS = (VISION_MSGS, FOXGLOVE_MSGS, FFMPEG_MSGS)
 EXECUTABLES = (
     "tracker",
     "night_camera",
@@ -66,7 +76,7 @@ class InstallRosFiles(install_data):
         stage = Path(self.get_finalized_command("build").build_base) / "prefix"
         shutil.rmtree(stage, ignore_errors=True)
         interfaces = self.get_finalized_command("build_ext")
-        for package in (MLKD_ROS, VISION_MSGS):
+        for package in (MLKD_ROS, *OTHERS):
             stage_package(package, interfaces.generated_folder / package.name, stage)
         copy_files(interfaces.library_folder, stage / "lib", (".so",))
         for folder in ("launch", "config"):
@@ -110,9 +120,9 @@ def write(path: Path, text: str) -> Path:
 
 setup(
     distclass=RosDistribution,
-    ext_modules=[MLKD_ROS.extension(), VISION_MSGS.extension()],
+    ext_modules=[package.extension() for package in (MLKD_ROS, *OTHERS)],
     # Where `pip install -e` puts the generated modules; the folder is not in version control.
-    package_dir={"vision_msgs": "third_party/vision_msgs/vision_msgs"},
+    package_dir={one.name: f"third_party/{one.name}/{one.name}" for one in OTHERS},
     data_files=[],  # found at install time
     cmdclass={"build_ext": BuildInterfaces, "install_data": InstallRosFiles},
 )

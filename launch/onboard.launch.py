@@ -102,8 +102,9 @@ def nodes(context: LaunchContext) -> list[Action]:
         actions += lifecycle(tracker)
     actions.append(tracker)
     if given["record"]:
-        compressed = ["--compressed"] if given["image_transport"] == "compressed" else []
-        actions.append(launching.recorder(given, *compressed))
+        transport = given["image_transport"]
+        how = ["--transport", transport] if transport else []
+        actions.append(launching.recorder(given, *how))
     return actions
 
 

@@ -13,6 +13,11 @@ __all__ = ["box_of", "identity_of", "known_types", "message_types", "score_of"]
 
 Box = tuple[float, float, float, float]
 
+#: The message of video in a package.
+VIDEO_MESSAGES = {
+    "foxglove_msgs": "CompressedVideo",
+    "ffmpeg_image_transport_msgs": "FFMPEGPacket",
+}
 _DETECTIONS = "std_msgs/Header header\nvision_msgs/Detection2D[] detections"
 _BOX = "geometry_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y"
 _OLD_HYPOTHESIS = "string id\nfloat64 score\ngeometry_msgs/PoseWithCovariance pose"
@@ -42,15 +47,17 @@ _BEFORE_HUMBLE = (
 
 
 def message_types() -> Typestore:
-    """The types that rosbags knows, and ours and those of vision_msgs from their definitions."""
+    """The types that rosbags knows, and ours and other people's from their definitions."""
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     from mlkd_ros.share import share_directory
 
     store = get_typestore(Stores.ROS2_HUMBLE)
     share = share_directory().parent
-    for package in ("vision_msgs", "mlkd_ros"):
-        for path in sorted((share / package / "msg").glob("*.msg")):
+    for package in ("vision_msgs", "foxglove_msgs", "ffmpeg_image_transport_msgs", "mlkd_ros"):
+        folder = share / package / "msg"
+        wanted = VIDEO_MESSAGES.get(package, "*")  # of a distribution's packages no more than that
+        for path in sorted(folder.glob(f"{wanted}.msg")):
             definition = path.read_text(encoding="utf-8")
             store.register(get_types_from_msg(definition, f"{package}/msg/{path.stem}"))
     return store

@@ -25,6 +25,7 @@ __all__ = [
     "BgrFrame",
     "BgraFrame",
     "Frame",
+    "I420Frame",
     "Mono16Frame",
     "Mono8Frame",
     "Nv12Frame",
@@ -246,6 +247,35 @@ class Nv12Frame(Frame):
         chroma = self._chroma[top // 2 : bottom // 2, left:right]
         # One small contiguous copy, because OpenCV takes both planes as one array here.
         bgr = cv2.cvtColor(np.concatenate((luma, chroma)), cv2.COLOR_YUV2BGR_NV12)
+        return bgr[y0 - top : y1 - top, x0 - left : x1 - left]
+
+
+class I420Frame(Frame):
+    """Three planes of a video: HxW uint8 of brightness, H/2xW/2 of U and of V, W and H even."""
+
+    def __init__(self, luma: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+        rows, width = luma.shape
+        for plane in (u, v):
+            if rows % 2 or width % 2 or plane.shape != (rows // 2, width // 2):
+                raise ValueError(
+                    "an I420 image has even sides and colours of half of them, not "
+                    f"{width}x{rows} with {plane.shape[1]}x{plane.shape[0]}"
+                )
+        self._luma, self._u, self._v = luma, u, v
+        super().__init__(width, rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels."""
+        return self.width * self.height * 3 // 2
+
+    def _convert(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        left, right, top, bottom = _even_down(x0), _even_up(x1), _even_down(y0), _even_up(y1)
+        colours = np.s_[top // 2 : bottom // 2, left // 2 : right // 2]
+        # One small contiguous copy, because OpenCV takes the planes as one array.
+        parts = (self._luma[top:bottom, left:right], self._u[colours], self._v[colours])
+        planes = np.concatenate([part.ravel() for part in parts]).reshape(-1, right - left)
+        bgr = cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420)
         return bgr[y0 - top : y1 - top, x0 - left : x1 - left]
 
 

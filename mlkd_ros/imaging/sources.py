@@ -25,7 +25,8 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.errors import DatasetError
 from mlkd_ros.imaging.frame import BgrFrame, Frame
 from mlkd_ros.imaging.images import IMAGE_SUFFIXES, list_images, open_image, whole
-from mlkd_ros.imaging.messages import IMAGE_TYPES, Decoder
+from mlkd_ros.imaging.messages import IMAGE_TYPES, TRANSPORTS, VIDEO_TRANSPORTS, Decoder
+from mlkd_ros.imaging.packets import require_video
 from mlkd_ros.imaging.stamps import StampJudge
 
 __all__ = [
@@ -240,10 +241,13 @@ class BagSource(FrameSource):
 
         Raises:
             DatasetError: Not a bag, no such image topic, or several and none was named.
+            ImportError: The images are video, and PyAV is missing.
         """
         self.bag = Bag(path)
         try:
             self.topic = self._choose_topic(topic)
+            if self.bag.topics[self.topic].type in map(TRANSPORTS.get, VIDEO_TRANSPORTS):
+                require_video()
             camera = camera or self._recorded_camera()
         except BaseException:
             self.bag.close()
@@ -293,14 +297,17 @@ class BagSource(FrameSource):
         decoder, judge, index = Decoder(self.camera), StampJudge(), -1
         for index, message in enumerate(self.bag.messages({self.topic})):
             name = f"{self.topic}#{index}"
-            stamp = stamp_of(message.data)
-            verdict = judge.judge(stamp, message.received)
+            about = (stamp_of(message.data), message.received, name)
             try:
-                frame = decoder.decode(self.bag.decode(self.topic, message.data))
+                found = decoder.frames(self.bag.decode(self.topic, message.data), about)
             except (UnusableImageError, DatasetError) as error:
+                judge.judge(*about[:2])
                 self.refuse(error)
                 continue
-            yield SourceFrame(frame, stamp, verdict.time, name, message.received)
+            for frame, (stamp, received, name) in found:
+                yield SourceFrame(frame, stamp, judge.judge(stamp, received).time, name, received)
+        for frame, (stamp, received, name) in decoder.flush():
+            yield SourceFrame(frame, stamp, judge.judge(stamp, received).time, name, received)
         self._notes += judge.notes
         count = self.frame_count or 0
         if index + 1 < count:

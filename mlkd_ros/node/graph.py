@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,24 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-__all__ = ["LatchedSubscription", "message_type", "wrong_type"]
+__all__ = ["LatchedSubscription", "message_class", "message_type", "wrong_type"]
 
 
 def message_type(kind: type) -> str:
     """The ROS name of a message class, such as sensor_msgs/msg/Image."""
     package, folder = kind.__module__.split(".")[:2]
     return f"{package}/{folder}/{kind.__name__}"
+
+
+def message_class(name: str) -> Any:
+    """The class of a ROS name such as sensor_msgs/msg/Image. Raises ImportError, naming the
+    package, where its messages are not installed.
+    """
+    package, _, kind = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind)
+    except ImportError as error:
+        raise ImportError(f"the ROS package {package} is needed, but not installed") from error
 
 
 def wrong_type(node: Node, topic: str, kind: type, advice: dict[str, str] | None = None) -> str:

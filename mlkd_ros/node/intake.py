@@ -16,16 +16,15 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
 
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame
-from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS, Decoder, topic_of
 from mlkd_ros.imaging.stamps import StampJudge, header_stamp
 from mlkd_ros.msg import OperatorView
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import Monitor
-from mlkd_ros.node.graph import wrong_type
+from mlkd_ros.node.graph import message_class, wrong_type
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.session.history import FrameHistory, HeldFrame
 
@@ -34,10 +33,12 @@ __all__ = ["Intake"]
 #: Seconds between two log lines about the same thing.
 _LOG_EVERY = 5.0
 _OTHER_TRANSPORT = {
-    "sensor_msgs/msg/Image": ": set parameter image_transport to raw, image_topic to this topic",
-    "sensor_msgs/msg/CompressedImage": ": set parameter image_transport to compressed, and "
-    "image_topic to this topic without /compressed",
-}
+    kind: f": set parameter image_transport to {name}, and image_topic to this topic without "
+    f"/{name}"
+    for name, kind in TRANSPORTS.items()
+} | {TRANSPORTS["raw"]: ": set parameter image_transport to raw, image_topic to this topic"}
+#: Packets of video that may wait: each is needed for those after it.
+_WAITING_PACKETS = 60
 #: Seconds that diagnostics speak of what was wrong with a stamp.
 _RECENT = 10.0
 
@@ -52,7 +53,8 @@ class Intake:
     def __init__(self, node: Node, settings: Settings) -> None:
         self._node = node
         self._settings = settings
-        self._compressed = settings.image_transport == "compressed"
+        self._transport = settings.image_transport
+        self._kind = message_class(TRANSPORTS[self._transport])
         self._decoder = Decoder(settings.camera)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
         self._images: Subscription | None = None
@@ -61,8 +63,7 @@ class Intake:
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()
         self.image_topic = node.resolve_topic_name(settings.image_topic)
-        # As image_transport names it.
-        self.topic = f"{self.image_topic}/compressed" if self._compressed else self.image_topic
+        self.topic = topic_of(self.image_topic, self._transport)
         self.kind = ""
         self._judge = StampJudge()
         self._found_at: dict[str, float] = {}
@@ -75,12 +76,14 @@ class Intake:
         """Hand every usable image to `offer` from now on."""
         self._offer = offer
         reliability = ReliabilityPolicy[self._settings.reliability.upper()]
+        # The newest image only: whatever waits in a queue is late.
+        depth = _WAITING_PACKETS if self._transport in VIDEO_TRANSPORTS else 1
         self._images = self._node.create_subscription(
-            CompressedImage if self._compressed else Image,
-            self.topic if self._compressed else self._settings.image_topic,
+            self._kind,
+            # Resolved once: a remapping of image_topic holds for all its transports.
+            self._settings.image_topic if self._transport == "raw" else self.topic,
             self._on_image,
-            # The newest image only: whatever waits in a queue is late.
-            QoSProfile(depth=1, reliability=reliability),
+            QoSProfile(depth=depth, reliability=reliability),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self.topic = self._images.topic_name
@@ -113,8 +116,7 @@ class Intake:
         """
         if self._images is None:
             return ""
-        kind = CompressedImage if self._compressed else Image
-        problem = wrong_type(self._node, self.topic, kind, _OTHER_TRANSPORT)
+        problem = wrong_type(self._node, self.topic, self._kind, _OTHER_TRANSPORT)
         if problem:
             return problem
         asked = self._images.qos_profile
@@ -136,16 +138,22 @@ class Intake:
     def _on_image(self, message: Any) -> None:
         self.monitor.arrived()
         try:
-            frame: Frame = self._decoder.decode(message)
+            found = self._decoder.frames(message, message)
         except UnusableImageError as error:
             self.monitor.refused(error.reason, str(error))
             self._node.get_logger().warning(
                 f"unusable image on {self.topic}: {error}", throttle_duration_sec=_LOG_EVERY
             )
             return
+        for frame, shown in found:
+            self._on_frame(frame, shown)
+
+    def _on_frame(self, frame: Frame, message: Any) -> None:
+        """What `message` shows is there."""
         self.monitor.accepted()
         self._number += 1
-        stamp = header_stamp(message.header)
+        header = messages.header_of(message)
+        stamp = header_stamp(header)
         verdict = self._judge.judge(stamp, self._now())
         if verdict.finding:
             self._report_stamp(verdict.finding)
@@ -153,13 +161,13 @@ class Intake:
             frame,
             stamp,
             self._number,
-            len(message.data),
-            message.header,
+            getattr(frame, "nbytes", len(message.data)),
+            header,
             verdict.time,
             verdict.finding,
         )
         self.history.add(held)
-        encoding = message.format if self._compressed else message.encoding
+        encoding = message.format if hasattr(message, "format") else message.encoding
         self._log_kind(f"{frame.width}x{frame.height} {encoding}")
         self._offer(held)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
@@ -29,6 +30,7 @@ __all__ = [
     "box_from_message",
     "box_to_message",
     "detections",
+    "header_of",
     "nanoseconds",
     "status",
     "time_message",
@@ -124,6 +126,13 @@ def status(
         message.seconds_lost = float(report.result.lost_for)
         message.seconds_to_give_up = float(report.result.give_up_in)
     return message
+
+
+def header_of(message: Any) -> Header:
+    """The header of an image or of a packet; foxglove_msgs have the fields of one instead."""
+    if hasattr(message, "header"):
+        return message.header
+    return Header(stamp=message.timestamp, frame_id=message.frame_id)
 
 
 def nanoseconds(stamp: Time) -> int:

@@ -20,6 +20,9 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import ParameterException
 
 from mlkd_ros.imaging.camera import BAYER_PATTERNS, ORIENTATIONS, CameraSettings
+from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS
+from mlkd_ros.imaging.packets import require_video
+from mlkd_ros.node.graph import message_class
 from mlkd_ros.node.start import StartError, check_topic, warn_of_unknown
 from mlkd_ros.tracking import PresenceSettings
 
@@ -91,9 +94,12 @@ class Settings:
     )
     image_transport: str = declaration(
         "raw",
-        "How the images come: raw (sensor_msgs/Image on image_topic) or compressed (JPEG or PNG as "
-        "sensor_msgs/CompressedImage on <image_topic>/compressed).",
-        choices=("raw", "compressed"),
+        "How the images come: raw (sensor_msgs/Image on image_topic), compressed (JPEG or PNG as "
+        "sensor_msgs/CompressedImage on <image_topic>/compressed), or as video in H.264, H.265 or "
+        "AV1 (extra `video`): ffmpeg (ffmpeg_image_transport_msgs/FFMPEGPacket on "
+        "<image_topic>/ffmpeg) or foxglove (foxglove_msgs/CompressedVideo on "
+        "<image_topic>/foxglove).",
+        choices=tuple(TRANSPORTS),
     )
     reliability: str = declaration(
         "best_effort",
@@ -315,6 +321,14 @@ def _check(settings: Settings) -> None:
         _ = settings.camera
     except ValueError as error:
         raise ParameterError(f"parameter {error}") from error
+    if settings.image_transport in VIDEO_TRANSPORTS:
+        try:
+            require_video()
+            message_class(TRANSPORTS[settings.image_transport])
+        except ImportError as error:
+            raise ParameterError(
+                f"parameter 'image_transport' is '{settings.image_transport}': {error}"
+            ) from error
     if not settings.image_topic:
         raise ParameterError("parameter 'image_topic' is empty, it must name a topic")
     for name in (field.name for field in dataclasses.fields(settings)):

@@ -7,9 +7,9 @@
 Recorded are the images, and beside them camera_info, detections, status, bearing, ground_truth and
 /diagnostics, each under the name it has in the graph. Small messages are written as they came over
 the wire; images become JPEG, those with 16 bits a value PNG (or all stay what they are, with
---compressed). The settings of the camera go with them. One thread writes. It leaves images out
-rather than falling behind, so memory is bounded. Whatever ends the process, what came until two
-seconds before is on the disk.
+--transport compressed, ffmpeg or foxglove). The settings of the camera go with them. One thread
+writes. It leaves images out rather than falling behind, so memory is bounded. Whatever ends the
+process, what came until two seconds before is on the disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
 
@@ -51,9 +51,9 @@ from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.imaging.bags import Bag
 from mlkd_ros.imaging.camera import CAMERA_TOPIC, CameraSettings, add_options, from_options
 from mlkd_ros.imaging.encode import recorded_message
-from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS, Decoder, topic_of
 from mlkd_ros.msg import TargetBearing, TrackStatus
-from mlkd_ros.node.graph import LatchedSubscription, message_type, wrong_type
+from mlkd_ros.node.graph import LatchedSubscription, message_class, message_type, wrong_type
 from mlkd_ros.node.start import USAGE, StartError, start_ros
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ SMALL_TOPICS: dict[str, type] = {
 #: Those that a publisher may have sent once, before the recorder was there.
 _LATCHED = ("camera_info",)
 _WAITING_IMAGES = 3
+#: The same of video, of which each packet is needed for those after it.
+_WAITING_PACKETS = 90
 _WAITING_SMALL = 3000
 #: Seconds between two times at which what was written is forced to the disk.
 _SYNC_EVERY = 2.0
@@ -95,14 +97,14 @@ class RecorderError(ValueError):
 class Options:
     """How images are recorded, and when to stop.
 
-    images: record them at all. compressed: subscribe to CompressedImage on `image/compressed`
-    and write that. image_every: 2 records every second image. quality: of JPEG, 1 to 100.
+    images: record them at all. transport: how they come; all but raw are written as they come.
+    image_every: 2 records every second image. quality: of JPEG, 1 to 100.
     keep_free: bytes of disk that are left free; recording ends there. camera: settings of the
     camera; None for those that the tracker publishes.
     """
 
     images: bool = True
-    compressed: bool = False
+    transport: str = "raw"
     image_every: int = 1
     quality: int = 85
     keep_free: int = 256 << 20
@@ -142,9 +144,14 @@ class Recorder(Node):
         names = {name: self.resolve_topic_name(name) for name in SMALL_TOPICS}
         topics = {names[name]: kind for name, kind in SMALL_TOPICS.items()}
         # As image_transport calls it: what players and viewers expect beside a camera's topic.
-        self._image_topic = f"{self.resolve_topic_name('image')}/compressed"
+        transport = self._settings.transport
+        self._image_kind = message_class(TRANSPORTS[transport])
+        kept = "compressed" if transport == "raw" else transport
+        self._image_topic = topic_of(self.resolve_topic_name("image"), kept)
+        video = transport in VIDEO_TRANSPORTS
+        self._longest_queue = _WAITING_PACKETS if video else _WAITING_IMAGES
         if self._settings.images:
-            topics[self._image_topic] = CompressedImage
+            topics[self._image_topic] = message_class(TRANSPORTS[kept])
         self._camera_topic = self.resolve_topic_name(CAMERA_TOPIC)
         topics[self._camera_topic] = String
         self._bag = _Bag(bag, topics)
@@ -174,14 +181,13 @@ class Recorder(Node):
         self.create_timer(_LOOK_EVERY, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if not self._settings.images:
             return
-        images = QoSProfile(depth=_WAITING_IMAGES, reliability=ReliabilityPolicy.BEST_EFFORT)
-        compressed = self._settings.compressed
+        images = QoSProfile(depth=self._longest_queue, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.create_subscription(
-            CompressedImage if compressed else Image,
-            self._image_topic if compressed else "image",
+            self._image_kind,
+            "image" if self._settings.transport == "raw" else self._image_topic,
             self._on_image,
             images,
-            raw=compressed,
+            raw=self._settings.transport != "raw",
             qos_overriding_options=overridable,
         )
 
@@ -258,7 +264,7 @@ class Recorder(Node):
     def _record_camera(self, camera: CameraSettings) -> None:
         """Decode by these settings, and write those by which the recorded images are decoded."""
         self._decoder = Decoder(camera)
-        if not self._settings.compressed:
+        if self._settings.transport == "raw":
             # The mosaic is gone, and the picture upright, when it becomes a JPEG.
             camera = dataclasses.replace(camera, bayer="", orientation="stored")
         raw = bytes(serialize_message(String(data=camera.to_json())))
@@ -271,7 +277,7 @@ class Recorder(Node):
         if self._image_count % self._settings.image_every:
             return
         with self._changed:
-            if self._waiting_images >= _WAITING_IMAGES:
+            if self._waiting_images >= self._longest_queue:
                 self.images_left_out += self._recording
             else:
                 self._waiting_images += self._put(self._image_topic, message)
@@ -433,9 +439,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-images", action="store_true", help="only what is said about them")
     parser.add_argument(
+        "--transport",
+        choices=tuple(TRANSPORTS),
+        default="raw",
+        help="raw: compresses the images of image (default); others: records those of "
+        "image/compressed, image/ffmpeg or image/foxglove as they are",
+    )
+    parser.add_argument(
         "--compressed",
-        action="store_true",
-        help="the images of image/compressed as they are, instead of compressing those of image",
+        dest="transport",
+        action="store_const",
+        const="compressed",
+        help="the same as --transport compressed",
     )
     parser.add_argument(
         "--image-every", type=_count, default=1, metavar="N", help="every Nth image (default 1)"
@@ -482,9 +497,11 @@ def main(args: Sequence[str] | None = None) -> int:
         camera = from_options(given)
     except ValueError as error:
         parser.error(str(error))
+    if given.transport in VIDEO_TRANSPORTS and given.image_every > 1:
+        parser.error("--image-every must be 1 with video: every packet is needed for the next")
     settings = Options(
         images=not given.no_images,
-        compressed=given.compressed,
+        transport=given.transport,
         image_every=given.image_every,
         quality=given.quality,
         keep_free=given.keep_free << 20,

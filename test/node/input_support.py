@@ -22,6 +22,8 @@ from node_support import (
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
+from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS
+from mlkd_ros.node.graph import message_class
 from mlkd_ros.node.messages import time_message
 from mlkd_ros.tracking.geometry import iou
 
@@ -31,9 +33,12 @@ class InputGround(GroundStation):
 
     def compress(self, image_topic: str = "image") -> None:
         """Have a camera that compresses."""
+        self.send(CompressedImage, f"{image_topic}/compressed")
+
+    def send(self, kind: type, topic: str) -> None:
+        """Have a camera that sends such messages."""
         destroy(self.node, self.images)
-        topic = f"{image_topic}/compressed"
-        self.images = self.node.create_publisher(CompressedImage, topic, 10)
+        self.images = self.node.create_publisher(kind, topic, 60)
 
     def publisher(self, kind: type, name: str, depth: int = 10) -> Any:
         """A publisher that the tracker has found."""
@@ -77,8 +82,11 @@ def running(namespace: str, **parameters: object) -> Iterator[tuple[TrackerProce
     ground = InputGround(namespace)
     try:
         process.wait_for_log("ready:", 60)
-        if parameters.get("image_transport") == "compressed":
+        transport = str(parameters.get("image_transport", "raw"))
+        if transport == "compressed":
             ground.compress()
+        elif transport in VIDEO_TRANSPORTS:
+            ground.send(message_class(TRANSPORTS[transport]), f"image/{transport}")
         ground.connect()
         yield process, ground
         assert process.end() == 0, process.log

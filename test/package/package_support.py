@@ -15,8 +15,20 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-DETECTION_2D_ARRAY_HASH = "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
-"""Type hash of vision_msgs/msg/Detection2DArray as vision_msgs 4.1 has it."""
+TYPE_HASHES = {
+    "vision_msgs/msg/Detection2DArray": (
+        "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
+    ),
+    "foxglove_msgs/msg/CompressedVideo": (
+        "RIHS01_32039eafc3770e589c86c4dabff9c392ce9955ebffd43f5f60763011d43d8d1d"
+    ),
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": (
+        "RIHS01_648d84e0d33cbf76daf54b094d8f06154b8a24800a19c14371754df799fbaf79"
+    ),
+}
+"""Type hashes of other people's messages: that of vision_msgs as its 4.1 has it. Those of
+packets of video are published nowhere: they are what the generators make of the definitions that
+are, of which a hash knows names, types and order."""
 
 EXECUTABLES = (
     "tracker",
@@ -28,6 +40,9 @@ EXECUTABLES = (
     "gimbal",
     "mlkd",
 )
+
+OTHERS = ("vision_msgs", "foxglove_msgs", "ffmpeg_image_transport_msgs")
+"""Packages of other people's messages that come with the wheel."""
 
 _SOURCES = (
     "CMakeLists.txt",

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from package_support import (
-    DETECTION_2D_ARRAY_HASH,
     EXECUTABLES,
+    OTHERS,
+    TYPE_HASHES,
     copy_sources,
     package_files,
     share_files,
@@ -77,8 +78,9 @@ class Workspace:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     folder = tmp_path_factory.mktemp("workspace")
     workspace = Workspace(folder, copy_sources(folder / "src/mlkd_ros"))
-    # vision_msgs as where there is none: it is not on PyPI.
-    workspace.build([workspace.sources, workspace.sources / "third_party/vision_msgs"])
+    # The others as where there are none: they are not on PyPI.
+    others = [workspace.sources / "third_party" / name for name in OTHERS]
+    workspace.build([workspace.sources, *others])
     return workspace
 
 
@@ -124,10 +126,12 @@ def test_a_built_node_gets_ready_and_stops(workspace: Workspace) -> None:
     assert any("ready" in line for line in output), "".join(output)
 
 
-def test_type_hash_by_the_real_generators(workspace: Workspace) -> None:
-    share = workspace.folder / "install/vision_msgs/share/vision_msgs"
-    hashes = json.loads((share / "msg/Detection2DArray.json").read_text())["type_hashes"]
-    assert DETECTION_2D_ARRAY_HASH in {entry["hash_string"] for entry in hashes}
+@pytest.mark.parametrize("name", TYPE_HASHES)
+def test_type_hash_by_the_real_generators(workspace: Workspace, name: str) -> None:
+    package = name.split("/")[0]
+    description = workspace.folder / "install" / package / "share" / f"{name}.json"
+    hashes = json.loads(description.read_text())["type_hashes"]
+    assert TYPE_HASHES[name] in {entry["hash_string"] for entry in hashes}
 
 
 def test_symlink_install(workspace: Workspace) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import rclpy
-from package_support import DETECTION_2D_ARRAY_HASH
+from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+from foxglove_msgs.msg import CompressedVideo
+from package_support import TYPE_HASHES
 from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray
 
@@ -27,17 +30,53 @@ def node() -> Iterator[Node]:
     context.try_shutdown()
 
 
-def test_detections_have_the_type_hash_of_vision_msgs(node: Node) -> None:
-    node.create_publisher(Detection2DArray, "detections", 1)
-    (endpoint,) = node.get_publishers_info_by_topic("detections")
-    assert str(endpoint.topic_type_hash) == DETECTION_2D_ARRAY_HASH
+@pytest.mark.parametrize("kind", [Detection2DArray, CompressedVideo, FFMPEGPacket])
+def test_type_hashes_are_those_of_the_other_packages(node: Node, kind: Any) -> None:
+    node.create_publisher(kind, "topic", 1)
+    (endpoint,) = node.get_publishers_info_by_topic("topic")
+    assert str(endpoint.topic_type_hash) == TYPE_HASHES[endpoint.topic_type]
 
 
-def test_definitions_are_installed_with_the_type_hash() -> None:
-    description = share_directory().parent / "vision_msgs/msg/Detection2DArray.json"
+@pytest.mark.parametrize("name", TYPE_HASHES)
+def test_definitions_are_installed_with_the_type_hash(name: str) -> None:
+    description = share_directory().parent / f"{name}.json"
     hashes = json.loads(description.read_text())["type_hashes"]
-    of_array = [h for h in hashes if h["type_name"] == "vision_msgs/msg/Detection2DArray"]
-    assert of_array[0]["hash_string"] == DETECTION_2D_ARRAY_HASH
+    (found,) = [entry["hash_string"] for entry in hashes if entry["type_name"] == name]
+    assert found == TYPE_HASHES[name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (
+            CompressedVideo,
+            {
+                "timestamp": "builtin_interfaces/Time",
+                "frame_id": "string",
+                "data": "sequence<uint8>",
+                "format": "string",
+            },
+        ),
+        (
+            FFMPEGPacket,
+            {
+                "header": "std_msgs/Header",
+                "width": "int32",
+                "height": "int32",
+                "encoding": "string",
+                "pts": "uint64",
+                "flags": "uint8",
+                "is_bigendian": "boolean",
+                "data": "sequence<uint8>",
+            },
+        ),
+    ],
+)
+def test_packets_of_video_are_laid_out_as_in_their_packages(
+    kind: Any, fields: dict[str, str]
+) -> None:
+    """Names, types and order, as in the published definitions."""
+    assert list(kind.get_fields_and_field_types().items()) == list(fields.items())
 
 
 def test_message_and_core_number_the_states_alike() -> None:

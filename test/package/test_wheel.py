@@ -10,7 +10,7 @@ from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
 import pytest
-from package_support import EXECUTABLES, copy_sources, package_files, share_files
+from package_support import EXECUTABLES, OTHERS, copy_sources, package_files, share_files
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_generated_interfaces(wheel: dict[str, ZipInfo]) -> None:
         "vision_msgs/msg/_detection2_d_array.py",
     ):
         assert name in wheel
-    for package in ("mlkd_ros", "vision_msgs"):
+    for package in ("mlkd_ros", *OTHERS):
         module = rf"{package}/{package}_s__rosidl_typesupport_c\.cpython-\w+-x86_64-linux-gnu\.so"
         assert any(re.fullmatch(module, name) for name in wheel)
         for part in ("generator_c", "typesupport_fastrtps_c", "typesupport_introspection_c"):
@@ -65,5 +65,5 @@ def test_nothing_else(wheel: dict[str, ZipInfo]) -> None:
     assert {top for top in tops if "dist-info" not in top} == {
         "<prefix>",
         "mlkd_ros",
-        "vision_msgs",
+        *OTHERS,
     }
