@@ -48,6 +48,8 @@ _GATE = 1.6
 _SURE = 0.9
 #: Probability by its looks from which on a target is where it was taken to be, for the near window.
 _PLAIN = 0.3
+#: And from which on it is seen well.
+_WELL = 0.5
 #: Seconds after which what is around the target is looked at again: its lookalikes.
 _WHOLE_EVERY = 0.5
 #: Its sides then have not changed by more than this factor against those it had of late.
@@ -99,6 +101,24 @@ class Plan:
     height: float
     deviation: float
     near: bool = False
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Of the peaks of an image the one that is the likeliest to be the target.
+
+    taken: its index. shares: of the lookalikes, as ``associate`` gives them. evidence: log ratio of
+    *visible* and *hidden* that it stands for. others: probability that it is a lookalike. seen:
+    whether it is taken for the target; sure: and the association is, too.
+    """
+
+    peak: Peak
+    taken: int
+    shares: list[list[float]]
+    evidence: float
+    others: float
+    seen: bool
+    sure: bool
 
 
 class Track:
@@ -249,6 +269,12 @@ class Track:
         inside = abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
         return inside and self._whole(peak)
 
+    def _well(self, peak: Peak) -> bool:
+        """Whether a peak shows the target well: while it does, the camera's motion is not needed
+        image by image.
+        """
+        return peak.quality > _WELL and self._whole(peak)
+
     def _whole(self, peak: Peak) -> bool:
         """Whether a peak has about the size that the target had when it was seen well."""
         return all(
@@ -265,48 +291,58 @@ class Track:
         by_window = peaks_of(plan.windows, found, self.settings)
         if self.search is not None:
             return self._conclude_search(self.search, by_window, plan, seconds)
-        peaks = by_window[0]
-        if not peaks:
+        if not by_window[0]:
             return self._conclude_nothing(seconds)
-        shares = self._associate(peaks, plan)
+        choice = self._choose(by_window[0], plan)
         self._narrow = self._narrow + seconds if plan.near else 0.0
-        # The likeliest peak; whether it is the target at all is another question.
+        self.evidence = choice.evidence
+        self.existence.update(self._log_ratio(choice.evidence, 1.0 - choice.others), seconds)
+        quiet = choice.peak.distance(*self.kinematics.place) < _QUIET * self.size
+        if choice.seen:
+            self._follow(choice.peak, choice.evidence, seconds)
+        else:
+            self.unseen += seconds
+        self._renew_lookalikes(by_window[0], choice)
+        self._steady = choice.sure and self._plain(choice.peak, plan)
+        self._doubt = not (quiet and choice.seen and self._well(choice.peak))
+        confidence = self._confidence(choice)
+        if choice.seen and choice.evidence > 0:
+            self._get_used_to(choice.peak.logit, seconds)
+        self.existence.step(confidence)
+        if self.state == TrackState.LOST:
+            self._begin_search()
+        due = self.state == TrackState.TRACKING and choice.sure
+        self._renew = due and self.appearance.due(choice.peak.quality, seconds)
+        seen = choice.peak if choice.seen else None
+        return self._result(seen, confidence, choice.peak.logit)
+
+    def _choose(self, peaks: list[Peak], plan: Plan) -> _Choice:
+        """The likeliest peak; whether it is the target at all is another question."""
+        shares = self._associate(peaks, plan)
         taken = max(range(len(peaks)), key=lambda i: shares[0][i + 1])
         peak = peaks[taken]
-        evidence = self.evidence = self._evidence(peak, plan)
+        evidence = self._evidence(peak, plan)
         others = min(sum(share[taken + 1] for share in shares[1:]), 1.0)
         if others >= 0.5:
             # A lookalike explains it better: a missed detection.
             evidence = min(evidence, math.log(1.0 - self.settings.belief.detection))
-            self.evidence = evidence
         seen = others < 0.5 and self._shown(peak, plan)
         sure = seen and shares[0][taken + 1] >= _SURE
-        self.existence.update(self._log_ratio(evidence, 1.0 - others), seconds)
-        quiet = peak.distance(*self.kinematics.place) < _QUIET * self.size
-        if seen:
-            self._follow(peak, evidence, seconds)
-        else:
-            self.unseen += seconds
-        self.lookalikes.update(peaks, shares[1:], taken if seen else None)
-        if sure and peak.quality > 0.5:
-            self.lookalikes.begin(peaks, peak)
-        self._steady = sure and self._plain(peak, plan)
-        self._doubt = not (seen and quiet and peak.quality > 0.5 and self._whole(peak))
-        confidence = self.existence.confidence(evidence, self.usual_logit)
-        if not seen:
-            # All that is known, and this image for itself.
-            confidence = min(confidence, probability_of(self.existence.odds + evidence))
-        if seen and evidence > 0:
-            self._get_used_to(peak.logit, seconds)
-        self.existence.step(confidence)
-        if self.state == TrackState.LOST:
-            self._begin_search()
-        self._renew = (
-            sure
-            and self.state == TrackState.TRACKING
-            and self.appearance.due(peak.quality, seconds)
-        )
-        return self._result(peak if seen else None, confidence, peak.logit)
+        return _Choice(peak, taken, shares[1:], evidence, others, seen, sure)
+
+    def _renew_lookalikes(self, peaks: list[Peak], choice: _Choice) -> None:
+        """Take their new places; what is seen beside a target that is sure begins to be one."""
+        self.lookalikes.update(peaks, choice.shares, choice.taken if choice.seen else None)
+        if choice.sure and choice.peak.quality > _WELL:
+            self.lookalikes.begin(peaks, choice.peak)
+
+    def _confidence(self, choice: _Choice) -> float:
+        """Calibrated, that the box is right; of a target not seen, that it is visible at all."""
+        confidence = self.existence.confidence(choice.evidence, self.usual_logit)
+        if choice.seen:
+            return confidence
+        # All that is known, and this image for itself.
+        return min(confidence, probability_of(self.existence.odds + choice.evidence))
 
     def _conclude_nothing(self, seconds: float) -> TrackResult:
         """An image in which the network finds nothing at all."""
