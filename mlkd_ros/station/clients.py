@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mlkd_ros.imaging.camera import CameraSettings
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.station.link import Event, Picture, Status
 from mlkd_ros.station.pace import Pace, levels
@@ -288,7 +289,9 @@ class Clients:
 
     def tell(self, event: Event) -> None:
         """Send news to every page."""
-        if isinstance(event, Picture):
+        if isinstance(event, CameraSettings):
+            self.coder.submit(self.pictures.use, event)
+        elif isinstance(event, Picture):
             for client in self._open.values():
                 client.picture(event)
         elif self._open and not (isinstance(event, Status) and self._known(event)):

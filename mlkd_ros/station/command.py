@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlkd_ros.station.access import Access
-    from mlkd_ros.station.link import Event, Video
+    from mlkd_ros.station.camera_watch import Video
+    from mlkd_ros.station.link import Event
 
 __all__ = ["add_parser", "main"]
 
@@ -190,7 +191,7 @@ def _video(options: argparse.Namespace) -> Video:
     from rclpy.exceptions import InvalidTopicNameException
     from rclpy.validate_topic_name import validate_topic_name
 
-    from mlkd_ros.station.link import Video
+    from mlkd_ros.station.camera_watch import Video
 
     compressed = options.image_transport == "compressed"
     topic = options.image

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ROS side of the web ground station: a node, and the thread that it lives in.
 
-What the node learns goes to one callback, called in its thread, as `Picture`, `Status` and `Link`.
+What the node learns goes to one callback, called in its thread, as an `Event`.
 What is asked of it comes through `RosThread`, from the event loop of the server. Pictures are not
 decoded here: each page is sent what its link takes (`clients`, `pace`, `picture`).
 
@@ -28,20 +28,19 @@ from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.camera import CameraSettings
 from mlkd_ros.msg import OperatorView, TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
 from mlkd_ros.node.start import start_ros
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.calls import constant_name, discovery_hint
+from mlkd_ros.station.camera_watch import CameraWatch, Video
 from mlkd_ros.station.tracker_watch import MISSING, TrackerWatch
 
-__all__ = ["CallError", "Event", "Link", "Picture", "RosThread", "StationNode", "Status", "Video"]
+__all__ = ["CallError", "Event", "Link", "Picture", "RosThread", "StationNode", "Status"]
 
 #: Seconds between two reports of who is there.
 _TICK = 0.25
@@ -55,20 +54,6 @@ _RATE_WINDOW = 2.0
 _SHUTDOWN_S = 10.0
 #: Seconds beyond which an age is not an age but two clocks.
 _CLOCKS_DIFFER = 60.0
-#: Seconds after which DDS has forgotten who did not say good-bye.
-_DDS_FORGETS = 25.0
-
-
-@dataclass(frozen=True)
-class Video:
-    """Where pictures come from. `topic` is relative to the node's namespace, or absolute; `rate` is
-    the most that any page is shown, in Hz.
-    """
-
-    topic: str = "image"
-    compressed: bool = False
-    reliability: str = "auto"
-    rate: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +118,8 @@ class Link:
     drop_share: float
 
 
-Event = Picture | Status | Link
+#: Also the settings of the camera, when they come.
+Event = Picture | Status | Link | CameraSettings
 
 
 class CallError(Exception):
@@ -172,20 +158,16 @@ class StationNode(Node):
         self.watched = False
         self._publish = publish
         self._video = video
-        self._images: Subscription[Any] | None = None
-        self._asked = ReliabilityPolicy.BEST_EFFORT
-        self._topic = self.resolve_topic_name(video.topic)
         self._held: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._held_bytes = 0
         self._spoken_of: OrderedDict[int, dict[str, Status]] = OrderedDict()
         self._matched = -_PATIENCE
         self._shown = -1
         self._next_picture = 0.0
-        self._last_image: float | None = None
-        self._camera, self._tracker = _Rate(), _Rate()
+        self._camera_rate, self._tracker_rate = _Rate(), _Rate()
         self._counts: deque[tuple[float, int, int]] = deque()
         self._watch = TrackerWatch(self)
-        self._cameras_since = time.monotonic()
+        self._camera = CameraWatch(self, video, self._on_image, publish)
         #: What cannot be shown, and why; set by who decodes the pictures.
         self.problem = ""
         self.create_subscription(TrackStatus, "status", self._on_status, 50)
@@ -198,11 +180,10 @@ class StationNode(Node):
     # --- images and what is said of them --------------------------------------------------------
 
     def _on_image(self, message: Image | CompressedImage) -> None:
-        self._camera.count()
-        self._last_image = time.monotonic()
+        self._camera_rate.count()
         stamp = nanoseconds(message.header.stamp)
         self._hold(stamp, message)
-        if stamp in self._spoken_of or self._last_image - self._matched > _PATIENCE:
+        if stamp in self._spoken_of or time.monotonic() - self._matched > _PATIENCE:
             self._show(stamp)
 
     def _hold(self, stamp: int, message: Image | CompressedImage) -> None:
@@ -226,7 +207,7 @@ class StationNode(Node):
         said = self._spoken_of.get(stamp)
         if said is None:
             said = self._spoken_of[stamp] = {}
-            self._tracker.count()
+            self._tracker_rate.count()
             self._count(message)
             while len(self._spoken_of) > _HELD_IMAGES:
                 self._spoken_of.popitem(last=False)
@@ -271,76 +252,34 @@ class StationNode(Node):
     # --- who is there ---------------------------------------------------------------------------
 
     def _on_tick(self) -> None:
-        publishers = self.get_publishers_info_by_topic(self._topic)
-        self._subscribe(publishers)
-        silence = None if self._last_image is None else time.monotonic() - self._last_image
-        state = self._watch.state(self.init_target.service_is_ready(), self._tracker.hertz() > 0)
+        camera = self._camera
+        if camera.look(self.watched):
+            self._held.clear()
+            self._held_bytes = 0
+        silence = None if camera.last is None else time.monotonic() - camera.last
+        state = self._watch.state(
+            self.init_target.service_is_ready(), self._tracker_rate.hertz() > 0
+        )
         self._publish(
             Link(
                 namespace=self.get_namespace(),
-                topic=self._topic,
+                topic=camera.topic,
                 tracker=state,
                 phase=self._watch.phase,
-                publishers=len(publishers),
+                publishers=camera.publishers,
                 silence=silence,
-                problem=self.problem or self._wrong_type(publishers),
-                conflict=self._watch.conflict() or self._two_cameras(publishers),
+                problem=self.problem or camera.problem(),
+                conflict=self._watch.conflict() or camera.conflict(),
                 hint=self._hint() if state == MISSING else "",
-                camera_rate=self._received_rate() or self._camera.hertz(),
-                tracker_rate=self._tracker.hertz(),
+                camera_rate=self._received_rate() or self._camera_rate.hertz(),
+                tracker_rate=self._tracker_rate.hertz(),
                 drop_share=self._drop_share(),
             )
         )
 
-    def _two_cameras(self, publishers: Sequence[Any]) -> str:
-        """Who publishes on the image topic beside the camera; empty where nobody does.
-
-        A camera that was killed stays in the graph until DDS misses it.
-        """
-        if len(publishers) < 2:
-            self._cameras_since = time.monotonic()
-        if time.monotonic() - self._cameras_since < _DDS_FORGETS:
-            return ""
-        names = sorted(_full_name(one) for one in publishers)
-        return (
-            f"{len(names)} cameras publish on {self._topic}: {', '.join(names)}. The video jumps "
-            "between them and nothing can be followed: give each a topic of its own."
-        )
-
-    def _subscribe(self, publishers: Sequence[Any]) -> None:
-        """Subscribe to images while somebody watches, as reliably as every publisher offers."""
-        asked = _reliability(self._video.reliability, publishers) if publishers else self._asked
-        if self._images is not None and (not self.watched or asked != self._asked):
-            self.destroy_subscription(self._images)
-            self._images = None
-            self._held.clear()
-            self._held_bytes = 0
-            if not self.watched:
-                self._last_image = None  # silence counts from when somebody looks again
-        if self._images is None and self.watched:
-            self._asked = asked
-            self._images = self.create_subscription(
-                CompressedImage if self._video.compressed else Image,
-                self._topic,
-                self._on_image,
-                QoSProfile(depth=2, reliability=asked),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-
-    def _wrong_type(self, publishers: Sequence[Any]) -> str:
-        expected = f"sensor_msgs/msg/{'CompressedImage' if self._video.compressed else 'Image'}"
-        types = {publisher.topic_type for publisher in publishers}
-        if not types or expected in types:
-            return ""
-        other = "compressed" if "sensor_msgs/msg/CompressedImage" in types else "raw"
-        return (
-            f"{self._topic} carries {', '.join(sorted(types))}, not {expected}: "
-            f"start the ground station with --image-transport {other}"
-        )
-
     def _received_rate(self) -> float:
         """The camera's rate as the tracker counts it: this node may have been sent fewer."""
-        if len(self._counts) < 2 or self._tracker.hertz() == 0.0:
+        if len(self._counts) < 2 or self._tracker_rate.hertz() == 0.0:
             return 0.0
         (begin, first, _), (end, last, _) = self._counts[0], self._counts[-1]
         return max(0.0, (last - first) / (end - begin + 1e-9))
@@ -369,23 +308,6 @@ class StationNode(Node):
 
     def _hint(self) -> str:
         return discovery_hint(self, "init_target", "mlkd_ros/srv/InitTarget")
-
-
-def _reliability(wanted: str, publishers: Sequence[Any]) -> ReliabilityPolicy:
-    if wanted != "auto":
-        return ReliabilityPolicy[wanted.upper()]
-    offered = {publisher.qos_profile.reliability for publisher in publishers}
-    # A reliable subscription gets nothing from a best-effort camera; a best-effort one loses most
-    # of a reliable camera's images where DDS is not tuned for their size.
-    return (
-        ReliabilityPolicy.RELIABLE
-        if offered == {ReliabilityPolicy.RELIABLE}
-        else ReliabilityPolicy.BEST_EFFORT
-    )
-
-
-def _full_name(endpoint: Any) -> str:
-    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 def _known(*values: float) -> tuple[float, ...] | None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+from mlkd_ros.imaging.camera import CameraSettings
 from mlkd_ros.imaging.compressed import CompressedFrame
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame, Mono16Frame
@@ -45,6 +46,8 @@ _AVC, _AVC_LARGE = "avc1.42E01F", "avc1.42E028"
 BLOCK = 16
 #: Scaled pictures that are kept for other pages: pages of one size share the work.
 _KEPT = 4
+#: Levels of a camera of which none were set.
+_WHOLE_RANGE = CameraSettings().black, CameraSettings().white
 #: Percentiles of 16-bit values that are shown as black and white, every how many pixels they are
 #: taken of, how many values lie between them at least, and the share of a new picture in them.
 _SHOWN, _SAMPLED, _LEAST_SPAN, _LEVEL_GAIN = (0.5, 99.5), 4, 32, 0.2
@@ -100,17 +103,28 @@ class Pictures:
             OrderedDict()
         )
 
+    def use(self, camera: CameraSettings) -> None:
+        """Decode as the tracker does, or whoever recorded the images, from now on."""
+        if camera != self._decoder.camera:
+            self._decoder = Decoder(camera)
+            self._kept.clear()
+
     def frame(self, message: Image | CompressedImage) -> Frame:
-        """The image of a message. Raises UnusableImageError."""
+        """The image of a message. Raises UnusableImageError.
+
+        16-bit values between the camera's levels. Where none are set, its whole range, which a
+        night picture has little of: between those of what is in view then.
+        """
         frame = self._decoder.decode(message)
+        camera = self._decoder.camera
+        if (camera.black, camera.white) != _WHOLE_RANGE:
+            return frame
         if isinstance(frame, CompressedFrame) and frame.header.bits == 16:
             frame = frame.decode()
         return self._stretched(frame) if isinstance(frame, Mono16Frame) else frame
 
     def _stretched(self, frame: Mono16Frame) -> Mono16Frame:
-        """16-bit values between levels of what is in view: people see the scene, and the tracker
-        what its parameters say.
-        """
+        """16-bit values between levels of what is in view."""
         sample = frame.values[::_SAMPLED, ::_SAMPLED]
         levels = np.percentile(sample, _SHOWN)
         if self._levels is not None:  # a lamp that passes does not make it flicker

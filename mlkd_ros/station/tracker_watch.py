@@ -24,6 +24,9 @@ _MARK = ": images"
 #: Seconds within which a tracker's word is looked at for a second one, and how often it has to be
 #: said twice in them.
 _WINDOW, _TWICE = 3.0, 3
+#: The same of diagnostics, for two of one name and without images: one says 4 in that time, 5
+#: where they come late; two say 8.
+_SLOW_WINDOW, _MORE_THAN_ONE = 4.0, 6
 
 
 def _at_work(status: DiagnosticStatus) -> bool:
@@ -46,7 +49,7 @@ class TrackerWatch:
         self._node = node
         self._prefix = node.get_namespace().rstrip("/") + "/"
         self._last: float | None = None
-        self._names: dict[str, float] = {}
+        self._names: dict[str, deque[float]] = {}
         self._repeats: deque[float] = deque()
         self.phase = ""
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
@@ -57,7 +60,8 @@ class TrackerWatch:
             # Only a tracker's, of this namespace and not of one below it.
             own = name.startswith(self._prefix) and "/" not in name[len(self._prefix) :]
             if own and name != status.name:
-                self._last = self._names[name] = time.monotonic()
+                self._last = time.monotonic()
+                self._names.setdefault(name, deque(maxlen=_MORE_THAN_ONE)).append(self._last)
                 self.phase = "" if _at_work(status) else status.message
 
     def heard(self, twice: bool) -> None:
@@ -80,11 +84,16 @@ class TrackerWatch:
         now = time.monotonic()
         while self._repeats and self._repeats[0] < now - _WINDOW:
             self._repeats.popleft()
-        self._names = {name: at for name, at in self._names.items() if at > now - _SILENT}
-        if len(self._repeats) < _TWICE and len(self._names) < 2:
+        self._names = {name: at for name, at in self._names.items() if at[-1] > now - _SILENT}
+        doubled = any(
+            len(at) == _MORE_THAN_ONE and at[0] > now - _SLOW_WINDOW for at in self._names.values()
+        )
+        if len(self._repeats) < _TWICE and len(self._names) < 2 and not doubled:
             return ""
         names = ", ".join(sorted(self._names)) or self._prefix
+        if len(self._names) == 1:
+            names += " 2 times"
         return (
-            f"Two trackers answer in {self._prefix.rstrip('/') or '/'} ({names}): what is shown is "
-            "of both, and a designation reaches either. Stop one, or give it another namespace."
+            f"Two trackers answer in {self._prefix.rstrip('/') or '/'}: {names}. What is shown is "
+            "of both, and both get every mark. Stop one, or give it another namespace."
         )
