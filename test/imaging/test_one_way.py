@@ -244,6 +244,20 @@ def test_a_recording_keeps_all_bits(name: str) -> None:
         assert len(np.unique(reference(name))) > 100, "stretched, it has more than 3 grey levels"
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, (_, camera, _) in CASES.items() if camera != CameraSettings()]
+)
+def test_on_the_page_of_the_ground_station(name: str) -> None:
+    """Once it has heard the settings of the camera."""
+    message, camera, _ = CASES[name]
+    pictures = Pictures()
+    pictures.scaled(message, WIDTH)
+    pictures.use(camera)
+    pixels, size = pictures.scaled(message, 2 * WIDTH)
+    np.testing.assert_array_equal(pixels, reference(name))
+    assert size == reference(name).shape[1::-1]
+
+
 @pytest.mark.parametrize("name", ["thermal mono16", "thermal png"])
 def test_the_page_shows_a_thermal_camera_without_being_told_its_levels(name: str) -> None:
     message, _, _ = CASES[name]
