@@ -43,6 +43,7 @@ def test_every_format(start_node: Callable, observer: Observer, tmp_path: Path) 
             await page.resize(width, height, phone=phone)
             idle = await operator.boxes("#stage", *CONTROLS)
             await _sizes(operator, name, width, height)
+            await _words(operator, name)
             if phone:
                 await _tap(operator)
             else:
@@ -142,6 +143,33 @@ async def _sizes(operator: Operator, name: str, width: int, height: int) -> None
     assert small == [], name
 
 
+async def _words(operator: Operator, name: str) -> None:
+    """Every state is written whole, and so is what became of a target."""
+    cut = await operator.page.evaluate(
+        """(() => {
+          const write = (id, text, side) => {
+            const element = document.getElementById(id), before = element.textContent;
+            element.textContent = text;
+            const cut = element[`scroll${side}`] > element[`client${side}`] + 1;
+            element.textContent = before;
+            return cut ? [text] : [];
+          };
+          document.getElementById('confidence').textContent = '0.98';
+          const states = ['TRACKING', 'TRACKING, weak', 'UNCERTAIN', 'LOST', 'GIVEN UP',
+            'NO TARGET', 'NO TRACKER', 'NO VIDEO', 'NO NEWS', 'OFFLINE', 'WAITING'];
+          const notes = [
+            'It has stopped answering. Target 12 was UNCERTAIN: nobody follows it now.',
+            'Target 12. Not seen for 12 s; searched for, given up in 18 s.',
+          ];
+          const cut = [...states.flatMap((one) => write('state-name', one, 'Width')),
+            ...notes.flatMap((one) => write('state-note', one, 'Height'))];
+          station.refresh();
+          return cut;
+        })()"""
+    )
+    assert cut == [], f"{name}: not all of it can be read"
+
+
 async def _tap(operator: Operator) -> None:
     """A finger that rolls by 6 x 3 px when it taps: the tracker fits the box."""
     page = operator.page
@@ -196,5 +224,6 @@ async def _full_screen(operator: Operator) -> None:
     before = await operator.page.evaluate("station.view.inside")
     await operator.page.click("#whole")
     await operator.page.wait_for(f"station.view.inside[2] > {before[2]} + 100")
+    await _words(operator, "full screen")
     stage, stop = await operator.boxes("#stage", "#stop")
     assert stage[3] >= 700 and stop[0] + stop[2] <= 1280 and stop[1] + stop[3] <= 720

@@ -94,20 +94,19 @@ STATE = "document.getElementById('state').dataset.state"
 async def _one_number(page: object) -> None:
     """State, number and colour beside the video are those that are drawn on it, at any moment."""
     for _ in range(20):
-        # In one go, so that no picture comes between.
+        # As it is drawn: after the page has had its turn in a frame, before the next picture.
         seen = await page.evaluate(  # type: ignore[attr-defined]
-            """(() => {
+            """new Promise(requestAnimationFrame).then(() => {
               const s = station.scene.shown.statuses[0];
-              document.getElementById('more').blur();
               return s && !station.scene.behind && {
                 drawn: s.confidence.toFixed(2), box: Boolean(s.box),
-                panel: (station.refresh(), document.getElementById('confidence').textContent),
+                panel: document.getElementById('confidence').textContent,
                 row: document.querySelector('#targets span').textContent,
                 key: document.getElementById('state').dataset.state,
                 word: document.getElementById('state-name').textContent,
                 sure: s.confidence >= 0.5, state: s.state,
               };
-            })()"""
+            })"""
         )
         if seen and seen["box"]:
             assert seen["panel"] == seen["drawn"], seen

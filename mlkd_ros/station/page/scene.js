@@ -100,7 +100,7 @@ export class Scene {
 
   // What becomes of targets that nobody follows any more.
   fates() {
-    return [...this.targets].map(([id, { status, seen }]) => `${capital(target(id))} was ${look(status).word}${seen ? "" : " "}: nobody follows it now.`).join(" ");
+    return [...this.targets].map(([id, { status }]) => `${capital(target(id))} was ${look(status).word}: nobody follows it now.`).join(" ");
   }
 
   closed() { this.vanished = this.fates(); this.link = null; this.people = null; }
@@ -163,7 +163,7 @@ export class Scene {
   }
 
   noTracker() {
-    const base = this.link.tracker === "gone" ? "The tracker has stopped answering." : this.vanished ? "The tracker has ended." : "There is no tracker on board, or it cannot be reached.";
+    const base = this.link.tracker === "gone" ? "It has stopped answering." : this.vanished ? "It has ended." : "There is no tracker on board, or it cannot be reached.";
     return `${base} ${this.vanished}`.trim();
   }
 

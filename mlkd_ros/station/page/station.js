@@ -40,6 +40,7 @@ const screen = new Screen($("video"));
 const marks = new Marks($("marks"), view);
 
 let dirty = true; // the marks are to be drawn anew
+let told = false; // what is written is to be of the picture that is drawn next
 let moved = true; // and the picture
 let held = null; // {since, fit}: the picture on the screen is held
 let waiting = null; // the picture to be shown next
@@ -62,7 +63,7 @@ const wire = new Wire({
   picture: (buffer) => video.take(buffer),
   text: (message) => {
     if (message.type === "status") scene.hearStatus(message);
-    else if (message.type === "link") scene.hearLink(message);
+    else if (message.type === "link") hearLink(message);
     else if (message.type === "people") scene.people = message;
     else if (message.type === "recording") scene.recording = message;
     else if (message.type === "activity") activity(message);
@@ -70,6 +71,11 @@ const wire = new Wire({
     dirty = true;
   },
 });
+
+function hearLink(message) {
+  if (message.conflict && message.conflict !== scene.link?.conflict) panel.say(message.conflict, "bad", { conflict: "true" });
+  scene.hearLink(message);
+}
 
 // --- pictures ---------------------------------------------------------------------------------
 
@@ -97,6 +103,7 @@ function show(picture) {
   if (screen.able) picture.close();
   else { last?.close(); last = picture; }
   scene.show(picture);
+  told = true;
   times = [...times, performance.now()].slice(-60);
   stage.dataset.stamp = picture.stamp;
   dirty = moved = true;
@@ -354,6 +361,8 @@ function draw() {
     show(picture);
     acknowledge(picture.number);
   }
+  if (screen.able && screen.poll()) moved = true;
+  if (told) { told = false; refresh(); }
   if (!dirty && !moved) return;
   dirty = false;
   marks.begin();
@@ -419,6 +428,8 @@ function standing() {
   if (pointer.keyed) return "Arrows move, + and − size. Enter: as drawn. Space: fitted. Esc: not.";
   if (held && !fitted) return `Picture held ${seconds((performance.now() - held.since) / 1000)}`;
   if (wire.stalled) return `The link stands still for ${seconds(wire.stalled)}.`;
+  // Where there is no room for the panel, which says all of it.
+  if (scene.link?.conflict && !$("panel").offsetHeight && $("message").hidden) return `${scene.link.conflict.split(". ")[0]}.`;
   if (redo) return `Mark ${target(scene.subject)} again, or press Re-mark once more.`;
   if (pointer.kind === "touch" && !scene.targets.size && !scene.cannotMark()) return "Tap the target. Two fingers enlarge.";
   return "";

@@ -78,8 +78,7 @@ void main() { result = vec4(texture(image, uv).rgb, 1.0); }`;
 const GOALS = { off: 0, auto: 0.52, strong: 0.72 };
 const DARKEST = 0.05; // taken for no darker: noise would be all there is to see
 const MEASURE_EVERY = 5; // pictures
-const TIMED_EVERY = 6; // pictures
-const SLOW_MS = 60; // a picture that takes longer is averaged over fewer pixels from then on
+const SLOW_MS = 120; // a picture that takes longer until it is drawn is averaged over fewer pixels
 const FOLLOWS = 0.3; // share of the new brightness, so that a passing lamp does not make it flicker
 
 export class Screen {
@@ -91,9 +90,8 @@ export class Screen {
     this.white = null;
     this.count = 0;
     this.reach = 2; // pixels that are averaged against noise: fewer on a slow machine
-    this.probe = document.createElement("canvas");
-    [this.probe.width, this.probe.height] = [48, 27];
-    this.look = this.probe.getContext("2d", { willReadFrequently: true });
+    this.asked = null; // {fence, at, size}: the brightness is on its way back from the graphics card
+    this.slow = 0; // measurements in a row
     const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, preserveDrawingBuffer: true, powerPreference: "low-power" });
     this.gl = gl;
     if (!gl) { this.plain = canvas.getContext("2d", { alpha: false }); return; }
@@ -115,11 +113,12 @@ export class Screen {
     this.small = layer(gl);
     this.guide = layer(gl);
     this.toned = layer(gl);
+    this.back = gl.createBuffer();
+    this.asked = null;
   }
 
   // A new picture: an ImageBitmap or a VideoFrame.
   upload(source, [width, height]) {
-    if (this.count++ % MEASURE_EVERY === 0) this.measure(source);
     const gl = this.gl;
     if (!gl) { this.source = source; return; }
     gl.bindTexture(gl.TEXTURE_2D, this.image);
@@ -131,18 +130,38 @@ export class Screen {
       resize(gl, this.guide, coarse);
       resize(gl, this.toned, [width, height]);
     }
-    const timed = this.count % TIMED_EVERY === 0 && this.reach > 0 && this.lift > 0;
-    const begin = timed ? this.finished() : 0;
-    this.tone();
-    const took = timed ? this.finished() - begin : 0;
-    if (took > SLOW_MS) this.reach = took > 2 * SLOW_MS ? 0 : this.reach - 1;
+    const measured = this.asked === null && this.count++ % MEASURE_EVERY === 0;
+    const at = performance.now();
+    this.tone(measured);
+    if (measured) this.ask(at);
   }
 
-  // The time when all that was asked for is drawn.
-  finished() {
-    const gl = this.gl;
-    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-    return performance.now();
+  // Have the brightness read back; nothing waits for it, or the next picture would be late.
+  ask(at) {
+    const { gl, small } = this;
+    const size = 4 * small.width * small.height;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, small.buffer);
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, this.back);
+    gl.bufferData(gl.PIXEL_PACK_BUFFER, size, gl.STREAM_READ);
+    gl.readPixels(0, 0, small.width, small.height, gl.RGBA, gl.UNSIGNED_BYTE, 0);
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
+    this.asked = { fence: gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0), at, size };
+    gl.flush();
+  }
+
+  // To be called in every frame: takes what was asked for, once it is there.
+  poll() {
+    const { gl, asked } = this;
+    if (!asked || gl.getSyncParameter(asked.fence, gl.SYNC_STATUS) !== gl.SIGNALED) return false;
+    this.asked = null;
+    gl.deleteSync(asked.fence);
+    this.slow = this.lift > 0 && performance.now() - asked.at > SLOW_MS ? this.slow + 1 : 0;
+    if (this.slow > 1 && this.reach > 0) { this.reach -= 1; this.slow = 0; }
+    const pixels = new Uint8Array(asked.size);
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, this.back);
+    gl.getBufferSubData(gl.PIXEL_PACK_BUFFER, 0, pixels);
+    gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
+    return this.measure(pixels);
   }
 
   // Other settings for the same picture.
@@ -152,15 +171,16 @@ export class Screen {
     if (this.gl && this.size[0]) this.tone();
   }
 
-  measure(source) {
-    this.look.drawImage(source, 0, 0, this.probe.width, this.probe.height);
-    const { data } = this.look.getImageData(0, 0, this.probe.width, this.probe.height);
-    const values = [];
-    for (let i = 0; i < data.length; i += 4) values.push(0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]);
-    values.sort((a, b) => a - b);
-    const white = Math.max(values[Math.floor(values.length * 0.98)] / 255, DARKEST);
-    this.white = this.white === null ? white : this.white + FOLLOWS * (white - this.white);
+  // From RGBA whose red is the root of the brightness. Whether it is the first, so that the picture
+  // that is shown waits for it.
+  measure(pixels) {
+    const values = pixels.filter((_, index) => index % 4 === 0).sort();
+    const white = Math.max((values[Math.floor(values.length * 0.98)] / 255) ** 2, DARKEST);
+    const first = this.white === null;
+    this.white = first ? white : this.white + FOLLOWS * (white - this.white);
     this.setLift();
+    if (first) this.tone();
+    return first;
   }
 
   setLift() {
@@ -193,13 +213,13 @@ export class Screen {
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
 
-  tone() {
+  tone(measured = false) {
     const [width, height] = this.size;
     const coarse = [this.small.width, this.small.height];
     const pixel = [1 / width, 1 / height];
     const step = [1 / coarse[0], 1 / coarse[1]];
+    if (this.lift > 0 || measured) this.pass("SHRINK", this.small.buffer, coarse, { image: this.image }, { pixel });
     if (this.lift > 0) {
-      this.pass("SHRINK", this.small.buffer, coarse, { image: this.image }, { pixel });
       this.pass("GUIDE", this.guide.buffer, coarse, { small: this.small.texture }, { pixel: step });
     }
     this.pass("TONE", this.toned.buffer, this.size, { image: this.image, guide: this.guide.texture }, { pixel, coarse: step, lift: this.lift, reach: this.reach });
