@@ -3,6 +3,7 @@
 
 const PING_MS = 1000;
 const STALLED_S = 1.5; // nothing heard for so long: the link stands still
+const GIVEN_UP_S = 8; // or not connected: this connection is dead, whatever TCP believes of it
 
 export class Wire {
   // heard: {text(message), picture(buffer), opened(), closed()}
@@ -16,8 +17,9 @@ export class Wire {
     this.delays = [];
     this.offset = null; // seconds: the server's steady clock minus ours
     this.best = Infinity;
+    this.overdue = false;
     this.connect();
-    setInterval(() => this.ping(), PING_MS);
+    setInterval(() => { this.ping(); this.check(); }, PING_MS);
   }
 
   get open() { return this.socket?.readyState === WebSocket.OPEN; }
@@ -26,9 +28,11 @@ export class Wire {
   get stalled() { const since = (performance.now() - this.last) / 1000; return this.open && this.last && since > STALLED_S ? since : 0; }
 
   connect() {
-    this.socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
-    this.socket.binaryType = "arraybuffer";
-    this.socket.onopen = () => {
+    const socket = this.socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
+    socket.binaryType = "arraybuffer";
+    this.begun = performance.now();
+    this.last = 0;
+    socket.onopen = () => {
       this.retry = 0;
       this.delays = [];
       this.offset = null;
@@ -37,7 +41,7 @@ export class Wire {
       this.heard.opened();
       this.ping();
     };
-    this.socket.onmessage = ({ data }) => {
+    socket.onmessage = ({ data }) => {
       this.last = performance.now();
       if (typeof data !== "string") { this.heard.picture(data); return; }
       const message = JSON.parse(data);
@@ -45,14 +49,31 @@ export class Wire {
       else if (message.type === "reply") this.reply(message);
       else this.heard.text(message);
     };
-    this.socket.onclose = async () => {
-      this.heard.closed();
-      for (const request of [...this.pending.keys()]) this.reply({ request, ok: false, code: "CLOSED", message: "The connection was lost before the answer" });
-      setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.retry++));
-      // A browser does not tell why a WebSocket was refused; a plain request does.
-      const reason = await fetch("./", { cache: "no-store" }).then((r) => r.status, () => 0);
-      if (reason === 401) location.reload();
-    };
+    socket.onclose = () => this.closed();
+  }
+
+  // Give up a connection on which nothing happens. A radio link can swallow all of it, and then a
+  // browser waits for minutes. Only if it is so twice in a row: what came while the page itself was
+  // held up is read in between.
+  check() {
+    const overdue = Boolean(this.socket) && performance.now() - (this.last || this.begun) > GIVEN_UP_S * 1000;
+    if (overdue && this.overdue) {
+      // It would say that it is closed only when the other side has answered.
+      this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
+      this.socket.close();
+      this.closed();
+    }
+    this.overdue = overdue;
+  }
+
+  async closed() {
+    this.socket = null;
+    this.heard.closed();
+    for (const request of [...this.pending.keys()]) this.reply({ request, ok: false, code: "CLOSED", message: "The connection was lost before the answer" });
+    setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.retry++));
+    // A browser does not tell why a WebSocket was refused; a plain request does.
+    const reason = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(GIVEN_UP_S * 1000) }).then((r) => r.status, () => 0);
+    if (reason === 401) location.reload();
   }
 
   send(message) {
