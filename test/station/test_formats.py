@@ -23,6 +23,14 @@ CONTROLS = ("#stop", "#redo", "#snapshot", "#record", "#whole", "#more")
 #: Text that has to be read at once, in the dark.
 NUMBERS = ["#state-name", "#confidence", "#state-note", "#figures dd", "#health span", "#targets"]
 
+#: What is drawn on the video (boxes, their labels, the picture's age) and lies under the message.
+COVERED = """(() => {
+  const m = document.getElementById('message').getBoundingClientRect();
+  const s = stage.getBoundingClientRect();
+  return station.marks.taken.filter(([x, y, w, h]) => m.left < s.left + x + w
+    && m.right > s.left + x && m.top < s.top + y + h && m.bottom > s.top + y);
+})()"""
+
 
 def test_every_format(start_node: Callable, observer: Observer, tmp_path: Path) -> None:
     images = tmp_path / "images"
@@ -50,8 +58,9 @@ def test_every_format(start_node: Callable, observer: Observer, tmp_path: Path) 
                 assert (await operator.designate())["code"] == "SUCCESS"
             # The message does not cover the target, whatever the format.
             assert await page.evaluate("!document.getElementById('message').hidden")
-            await page.wait_for("station.marks.taken.length > 1 && !station.fitted()")
+            await page.wait_for("station.marks.taken.length > 2 && !station.fitted()")
             await page.frame()
+            assert await page.evaluate(COVERED) == [], name
             message = (await operator.boxes("#message"))[0]
             left, top, right, bottom = await operator.target(0)
             assert not overlaps(message, [left, top, right - left, bottom - top]), name

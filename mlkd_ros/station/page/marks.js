@@ -199,6 +199,7 @@ export class Marks {
     const [x, y, , h] = this.view.inside;
     const late = value > 1;
     this.write(age(value), x + 10, y + h - 10, late ? COLOURS.UNCERTAIN : "#d3dbe3", 14);
+    this.taken.push([x + 8, y + h - 26, this.pen.measureText(age(value)).width + 4, 20]);
   }
 
   // Where the enlarged target or what is under the finger goes, and what it shows: {to, from}, or

@@ -401,7 +401,7 @@ function aim([x, y]) {
   pen.stroke();
 }
 
-// Messages lie in the corner of the video where nothing is; the bottom left is usual.
+// Messages lie in the corner of the video where nothing is.
 function place() {
   const words = $("words").getBoundingClientRect();
   const area = stage.getBoundingClientRect();
