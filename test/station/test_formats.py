@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from browser import EXECUTABLE, NAMES
 from operator_support import FORMATS, STATION, Operator, in_browser, overlaps, still_life
-from station_support import TRACKER, Observer, address_of
+from station_support import SIZE, TRACKER, Observer, address_of
 
 pytestmark = [
     pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)}"),
@@ -236,3 +238,63 @@ async def _full_screen(operator: Operator) -> None:
     await _words(operator, "full screen")
     stage, stop = await operator.boxes("#stage", "#stop")
     assert stage[3] >= 700 and stop[0] + stop[2] <= 1280 and stop[1] + stop[3] <= 720
+
+
+def test_brightening_lifts_shadows_and_keeps_lamps_apart(
+    start_node: Callable, observer: Observer, tmp_path: Path
+) -> None:
+    """Of a dark picture: the ground comes up, with less noise, and a lamp is brighter than another.
+
+    Nobody has to switch it on.
+    """
+    rng = np.random.default_rng(3)
+    width, height = SIZE
+    picture = rng.normal(14, 4, (height, width, 3))
+    for left, value in LAMPS.items():
+        picture[LAMP_TOP : LAMP_TOP + LAMP, left : left + LAMP] = value
+    for name in ("0.png", "1.png"):
+        cv2.imwrite(str(tmp_path / name), np.clip(picture, 0, 255).astype(np.uint8))
+    start_node("replay", str(tmp_path), "--loop", "--frame-rate", "4")
+    address = address_of(
+        start_node("ground_station", "--port", "0", "--video", "jpeg", "--quality", "95")
+    )
+
+    async def act(operator: Operator) -> None:
+        await operator.page.wait_for("station.screen.white !== null")
+        assert await operator.page.evaluate("station.settings.tone") == "auto"
+        auto = await _shades(operator, tmp_path / "auto.png", "auto")
+        off = await _shades(operator, tmp_path / "off.png", "off")
+        (mean, noise), (dim, bright) = auto["ground"], auto["lamps"]
+        assert mean > 2.0 * off["ground"][0], (auto, off)
+        assert noise / mean < 0.7 * off["ground"][1] / off["ground"][0], (auto, off)
+        # Times the same number as the ground, both would be white.
+        assert bright - dim > 8, (auto, off)
+
+    in_browser(act, address, observer)
+
+
+#: Brightness of two lamps by their left edge, in pixels of the image.
+LAMPS, LAMP_TOP, LAMP = {100: 150, 440: 235}, 140, 40
+
+
+async def _shades(operator: Operator, path: Path, tone: str) -> dict[str, tuple[float, float]]:
+    """Mean and noise of the ground, and both lamps, as they are on the screen."""
+    page = operator.page
+    # At its best, however slow this machine is.
+    await page.evaluate(
+        f"(() => {{ station.screen.reach = 2;"
+        f" document.querySelector('#tone input[value={tone}]').click(); }})()"
+    )
+    await page.frame()
+    seen = cv2.cvtColor(await operator.pixels(path), cv2.COLOR_BGR2GRAY).astype(float)
+
+    async def part(x: int, y: int, side: int) -> np.ndarray:
+        (left, top), (right, bottom) = [
+            await operator.place(u / SIZE[0], v / SIZE[1])
+            for u, v in ((x, y), (x + side, y + side))
+        ]
+        return seen[round(top) : round(bottom), round(left) : round(right)]
+
+    ground = await part(280, 240, 80)
+    lamps = [float((await part(x + 10, LAMP_TOP + 10, 20)).mean()) for x in sorted(LAMPS)]
+    return {"ground": (ground.mean(), ground.std()), "lamps": (lamps[0], lamps[1])}

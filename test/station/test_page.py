@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browser import EXECUTABLE, NAMES, Browser
-from operator_support import STATION, Operator, in_browser, still_life
-from station_support import CAMERA, TRACKER, Observer, address_of, wait_for
+from browser import EXECUTABLE, NAMES, Browser, Page
+from operator_support import STATION, Operator, in_browser, overlaps, still_life
+from station_support import CAMERA, SIZE, TRACKER, Observer, address_of, wait_for
 
 from mlkd_ros.msg import TrackStatus
+from mlkd_ros.station.picture import h264_available
 
 pytestmark = [
     pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)}"),
@@ -31,11 +33,11 @@ DRAWN = (
 GREEN, RED = DRAWN % "[90, 230, 120]", DRAWN % "[255, 143, 143]"
 
 
-def test_drag_follow_stop(start_node: Callable, observer: Observer) -> None:
+def test_drag_follow_stop(start_node: Callable, observer: Observer, tmp_path: Path) -> None:
     start_node("night_camera", "--ros-args", *CAMERA)
     tracker = start_node("tracker", "--ros-args", *TRACKER)
     observer.meet("night_camera", "tracker")
-    address = address_of(start_node("ground_station", *STATION))
+    address = address_of(start_node("ground_station", *STATION, "--recordings", str(tmp_path)))
 
     async def act(operator: Operator) -> None:
         page = operator.page
@@ -74,6 +76,12 @@ def test_drag_follow_stop(start_node: Callable, observer: Observer) -> None:
         await page.wait_for(f"{GREEN} > 10")
         await page.wait_for("station.scene.targets.values().next().value.trail.length > 4")
         await _one_number(page)
+        await _magnifier(page)
+        able = h264_available() and await page.evaluate(
+            "import('./video.js').then(({ canH264 }) => canH264())"
+        )
+        assert await page.evaluate("station.scene.shown.codec !== 'jpeg'") == able
+        await _keep(operator, tmp_path)
 
         # A short press does not stop; holding does.
         await page.click("#stop")
@@ -88,14 +96,46 @@ def test_drag_follow_stop(start_node: Callable, observer: Observer) -> None:
     in_browser(act, address, observer)
 
 
+async def _magnifier(page: Page) -> None:
+    """A target that is small on the screen is shown enlarged, beside it."""
+    target, place, inside, scale = await page.wait_for(
+        """(() => {
+          const { marks, scene, view } = station, inset = station.inset();
+          const status = scene.shown.statuses.find((one) => one.box);
+          return inset && status && [marks.box(status.box, status.image_size), inset.to,
+            view.inside, inset.to[2] / (inset.from[2] * view.rect[2])];
+        })()"""
+    )
+    assert scale >= 1.5 and not overlaps(target, place)
+    assert place[0] >= inside[0] and place[0] + place[2] <= inside[0] + inside[2]
+    assert place[1] >= inside[1] and place[1] + place[3] <= inside[1] + inside[3]
+
+
+async def _keep(operator: Operator, folder: Path) -> None:
+    """A snapshot with the box, and a recording, by the buttons on the page."""
+    page = operator.page
+    await page.click("#snapshot")
+    assert (await operator.reply("snapshot", 1))["code"] == "SUCCESS"
+    (about,) = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    assert about["image_size"] == list(SIZE) and about["targets"][0]["box"]
+    assert len(list(folder.glob("*.jpg"))) == 1
+    await page.click("#record")
+    on = "document.getElementById('record').getAttribute('aria-pressed') === 'true'"
+    await page.wait_for(f"{on} && document.getElementById('record-label').textContent !== 'Record'")
+    await page.click("#record")
+    await page.wait_for(f"!({on})")
+    assert "Recorded: " in (await operator.reply("record", 2))["text"]
+    assert len(list(folder.glob("*/metadata.yaml"))) == 1
+
+
 STATE = "document.getElementById('state').dataset.state"
 
 
-async def _one_number(page: object) -> None:
+async def _one_number(page: Page) -> None:
     """State, number and colour beside the video are those that are drawn on it, at any moment."""
     for _ in range(20):
         # As it is drawn: after the page has had its turn in a frame, before the next picture.
-        seen = await page.evaluate(  # type: ignore[attr-defined]
+        seen = await page.evaluate(
             """new Promise(requestAnimationFrame).then(() => {
               const s = station.scene.shown.statuses[0];
               return s && !station.scene.behind && {
@@ -389,9 +429,9 @@ def test_the_tracker_dies_and_comes_back(
     in_browser(act, address, observer)
 
 
-async def _watch_the_end(page: object) -> None:
+async def _watch_the_end(page: Page) -> None:
     """Note the moment at which the page first says NO TRACKER."""
-    await page.evaluate(  # type: ignore[attr-defined]
+    await page.evaluate(
         """void new MutationObserver(() => {
           const { state } = document.getElementById('state').dataset;
           if (state === 'NO TRACKER') window.goneAt ??= Date.now();

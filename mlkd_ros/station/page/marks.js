@@ -8,6 +8,7 @@ import { COLOURS, age, look, seconds } from "./words.js";
 const FONT = "system-ui, 'DejaVu Sans', sans-serif";
 const CHI_95 = Math.sqrt(5.991); // radius of the ellipse that holds 95 %, in standard deviations
 const SMALL = 48; // pixels on the screen: smaller targets are shown enlarged
+const ENLARGED = 1.5; // at the least, or it is not worth its place
 const DARK = "rgb(0 0 0 / 75%)";
 
 export class Marks {
@@ -218,7 +219,8 @@ export class Marks {
       const box = this.box(status.box, status.image_size);
       if (Math.max(box[2], box[3]) >= SMALL) return null;
       centre = [box[0] + box[2] / 2, box[1] + box[3] / 2];
-      reach = Math.max(1.2 * Math.max(box[2], box[3]), 12);
+      reach = Math.max(0.8 * Math.max(box[2], box[3]), 12);
+      if (side < ENLARGED * 2 * reach) return null;
       colour = COLOURS[look(status).key];
     } else return null;
     const spots = [[left + w - side - 8, top + 8], [left + 8, top + 8], [left + w - side - 8, top + h - side - 8], [left + 8, top + h - side - 30]];

@@ -381,7 +381,7 @@ function draw() {
   place();
   if (!moved && !inset && !drawnInset) return;
   moved = false;
-  drawnInset = Boolean(inset);
+  drawnInset = inset;
   const { width, height } = $("video");
   const density = width / Math.max(view.stage[0], 1);
   const scaled = (box) => box.map((value) => value * density);
@@ -389,7 +389,7 @@ function draw() {
   if (inset) views.push({ to: scaled(inset.to), from: inset.from });
   screen.draw(views, width, height);
 }
-let drawnInset = false;
+let drawnInset = null;
 
 // Where a tap would go.
 function aim([x, y]) {
@@ -455,4 +455,4 @@ refresh();
 draw();
 
 // For tests and the curious.
-window.station = { panel, scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted };
+window.station = { panel, scene, view, wire, pointer, alarm, marks, screen, settings, refresh, stop, fitted: () => fitted, inset: () => drawnInset };
