@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the video of the ground station costs: bytes a second and processor time, H.264 and JPEG;
-and with `--page`, how old the pictures are on the screen of a browser (from the stamp to the eye).
-
-    python benchmarks/station_video.py                                   # coding alone
-    python benchmarks/station_video.py --page http://127.0.0.1:8080/     # of a station that runs
+"""What coding the video of the ground station costs: bytes a second and processor time, H.264 and
+JPEG, by the levels that a page is sent. How old it is on the screen: `glass_to_glass.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -71,42 +65,14 @@ def _h264(level: Level) -> Callable[[np.ndarray], Coded]:
     return lambda pixels: stream.encode(pixels, SIZE, level)
 
 
-async def glass_to_glass(address: str, seconds: float) -> None:
-    """Ages of the pictures in the moment in which they are drawn, in a real browser."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
-    from browser import Browser
-
-    async with Browser() as browser:
-        page = await browser.open(address)
-        await page.wait_for("station.scene.pictureAge(station.wire.offset) !== null")
-        ages, end, seen = [], time.monotonic() + seconds, ""
-        while time.monotonic() < end:
-            stamp, age, size, codec = await page.evaluate(
-                "[station.scene.shown.stamp, station.scene.pictureAge(station.wire.offset),"
-                " station.scene.shown.size[0], station.scene.shown.codec]"
-            )
-            if stamp != seen:
-                ages.append(age)
-            seen = stamp
-            await asyncio.sleep(0.01)
-    print(f"{codec}, {size} px, {len(ages) / seconds:.1f} Hz")
-    print(f"age on the screen: median {statistics.median(ages) * 1e3:.0f} ms, ", end="")
-    print(f"p95 {sorted(ages)[int(0.95 * len(ages))] * 1e3:.0f} ms")
-
-
 def main() -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=" ".join(__doc__.split()))
     parser.add_argument("--scenario", default="crossing")
     parser.add_argument("--pictures", type=int, default=60, help="a level (default 60)")
-    parser.add_argument("--page", metavar="ADDRESS", help="of a ground station that runs")
-    parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args()
     cv2.setNumThreads(1)
-    if given.page:
-        asyncio.run(glass_to_glass(given.page, given.seconds))
-    else:
-        coding(given.scenario, given.pictures)
+    coding(given.scenario, given.pictures)
     return 0
 
 
