@@ -56,6 +56,9 @@ class Client:
         self.name = name
         #: Stamp of the picture on its screen; None before the first, and while nobody sees it.
         self.showing: int | None = None
+        #: Stamp of the picture that a mark under way was made on. The tracker is to keep it until it
+        #: has answered, though the page shows another by then.
+        self.asked: int | None = None
         self._socket, self._clients = socket, clients
         self._texts: deque[str] = deque(maxlen=_TEXTS)
         self._picture: Picture | None = None
@@ -329,7 +332,8 @@ class Clients:
         """Tell what is on the screens, until cancelled."""
         while True:
             await asyncio.sleep(_REPORT_EVERY)
-            shown = [one.showing for one in self._open.values() if one.showing is not None]
+            stamps = [stamp for one in self._open.values() for stamp in (one.showing, one.asked)]
+            shown = [stamp for stamp in stamps if stamp is not None]
             sent, self._sent = self._sent, []
             if sent or shown:
                 self._watched(sent, min(shown, default=None))

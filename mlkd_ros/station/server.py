@@ -356,7 +356,11 @@ class _Page:
             target_id=message.target_id,
             fit=message.fit,
         )
-        response = await self._ros.call(self._ros.node.init_target, request, _ANSWER_TIMEOUT)
+        self._client.asked = message.stamp or None
+        try:
+            response = await self._ros.call(self._ros.node.init_target, request, _ANSWER_TIMEOUT)
+        finally:
+            self._client.asked = None
         ok = response.code == InitTarget.Response.SUCCESS
         status = response.status
         self._reply(
