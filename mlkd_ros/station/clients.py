@@ -56,8 +56,8 @@ class Client:
         self.name = name
         #: Stamp of the picture on its screen; None before the first, and while nobody sees it.
         self.showing: int | None = None
-        #: Stamp of the picture that a mark under way was made on. The tracker is to keep it until it
-        #: has answered, though the page shows another by then.
+        #: Stamp of the picture that a mark under way was made on. The tracker is to keep it until
+        #: it has answered, though the page shows another by then.
         self.asked: int | None = None
         self._socket, self._clients = socket, clients
         self._texts: deque[str] = deque(maxlen=_TEXTS)
