@@ -15,7 +15,7 @@ __all__ = ["CalibrationError", "read_calibration"]
 
 _IDENTITY = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 #: How many coefficients each model of distortion has.
-_MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+_MODELS = {"plumb_bob": (5, 4), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
 class CalibrationError(ValueError):
