@@ -191,9 +191,15 @@ def _status(url: str, report: Report, delays: list[float]) -> DiagnosticStatus:
     return status
 
 
-def _spin(executor: SingleThreadedExecutor) -> None:
-    with contextlib.suppress(ExternalShutdownException):
+def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
+    try:
         executor.spin()
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        # Told to end while a timer published.
+        if node.context.ok():
+            raise
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -228,7 +234,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(node: StreamCamera) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    services = threading.Thread(target=_spin, args=(executor,), daemon=True)
+    services = threading.Thread(target=_spin, args=(executor, node), daemon=True)
     services.start()
     try:
         return node.film()

@@ -115,7 +115,7 @@ class RtspServer:
 
     def start(self) -> None:
         values = (WIDTH, HEIGHT, RATE, self._port, self._codec, self._loss, KEY_EVERY)
-        script = Path(__file__).with_name("rtsp_server.py")
+        script = Path(__file__).parents[2] / "benchmarks/rtsp_server.py"
         self._process = subprocess.Popen(
             [_PYTHON, str(script), str(self._film), *map(str, values), str(self._pushed)],
             stdout=subprocess.PIPE,

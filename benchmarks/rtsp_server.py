@@ -38,7 +38,7 @@ class Film(GstRtspServer.RTSPMediaFactory):
         with open(name, "rb") as file:
             content = file.read()
         self.pictures = [content[at : at + size] for at in range(0, len(content), size)]
-        self.pushed = open(pushed, "w")  # noqa: SIM115
+        self.pushed = open(pushed, "a")  # noqa: SIM115
         self.count = 0
         self.stalled = False
         self.source = None
@@ -48,6 +48,7 @@ class Film(GstRtspServer.RTSPMediaFactory):
         GLib.timeout_add(1000 // int(self.rate), self.push)
 
     def do_create_element(self, url: object) -> Gst.Element:
+        """What is between the pictures and the network."""
         top = Gst.Bin.new("film")
         source = Gst.ElementFactory.make("appsrc", "source")
         caps = (
@@ -66,6 +67,7 @@ class Film(GstRtspServer.RTSPMediaFactory):
         return top
 
     def push(self) -> bool:
+        """Film the next picture."""
         self.count += 1
         if self.source is not None and not self.stalled:
             index = self.count % len(self.pictures)
@@ -75,11 +77,13 @@ class Film(GstRtspServer.RTSPMediaFactory):
         return True
 
     def stall(self, stalled: bool) -> bool:
+        """Film none, or go on."""
         self.stalled = stalled
         return True
 
 
 def main() -> None:
+    """Serve until killed."""
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_service(sys.argv[5])
