@@ -145,8 +145,9 @@ class VideoStream:
         self._last_stamp = 0
         self._connection: _Connection | None = None
         self._ended = False
+        self._failure: Exception | None = None
         self._threads = [
-            threading.Thread(target=run, daemon=True, name=name)
+            threading.Thread(target=self._guarded, args=(run,), daemon=True, name=name)
             for run, name in ((self._read, "reader"), (self._decode, "decoder"))
         ]
 
@@ -177,13 +178,27 @@ class VideoStream:
             return dataclasses.replace(self._report, unusable=Counter(self._report.unusable))
 
     def newest(self, timeout: float) -> Picture | None:
-        """The newest picture that was not taken yet, or None after `timeout` seconds."""
+        """The newest picture that was not taken yet, or None after `timeout` seconds.
+
+        Raises what a thread of the stream failed with, which is an error of this program.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._picture is not None or self._ended or self._closing.is_set(), timeout
             )
+            if self._failure is not None:
+                raise self._failure
             picture, self._picture = self._picture, None
             return picture
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """A thread that fails ends the stream, and not only itself."""
+        try:
+            run()
+        except Exception as error:
+            with self._changed:
+                self._failure, self._ended = error, True
+                self._changed.notify_all()
 
     # --- the thread that reads ------------------------------------------------------------------
 

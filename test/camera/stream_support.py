@@ -233,7 +233,7 @@ class TsSender:
         self._interval = duration / len(self._datagrams)
         self._loss = loss
         self.port = free_port(socket.SOCK_DGRAM)
-        self.url = f"udp://127.0.0.1:{self.port}"
+        self.url = f"udp://0.0.0.0:{self.port}"
         self.dropped = 0
 
     def send(self, seed: int = 0) -> None:

@@ -23,6 +23,7 @@ from stream_support import (
 
 from mlkd_ros.camera.access_units import StreamError
 from mlkd_ros.camera.stream import StreamSettings, VideoStream
+from mlkd_ros.imaging.packets import PacketDecoder
 
 WHY_NO_SERVER = why_no_server()
 needs_server = pytest.mark.skipif(WHY_NO_SERVER != "", reason=WHY_NO_SERVER)
@@ -244,6 +245,20 @@ def test_addresses_that_cannot_be(url: str, wrong: str) -> None:
     with pytest.raises(StreamError, match="parameter 'url'") as caught:
         VideoStream(StreamSettings(url=url))
     assert wrong in str(caught.value)
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_bad_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("broken")
+
+    monkeypatch.setattr(PacketDecoder, "decode", broken)
+    with (
+        watching(str(write_video(tmp_path / "film.mp4"))) as watcher,
+        pytest.raises(ZeroDivisionError, match="broken"),
+    ):
+        watcher.to_the_end()
 
 
 def test_a_device_that_is_not_there_may_come_yet() -> None:
