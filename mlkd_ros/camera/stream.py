@@ -248,7 +248,7 @@ class VideoStream:
             connection = _Connection(stream, StreamClock(settings.sender_clock))
             self._begin(connection)
             try:
-                begin = self._now()
+                begin = time.monotonic_ns()
                 first: int | None = None
                 for unit in units_of(container, stream, self._kind, self._now):
                     if self._kind == FILE:
@@ -266,7 +266,7 @@ class VideoStream:
         if unit.pts is None or first is None:
             return dataclasses.replace(unit, arrived=self._now())
         due = begin + unit.pts - first
-        self._closing.wait(max(0.0, (due - self._now()) / _NANO))
+        self._closing.wait(max(0.0, (due - time.monotonic_ns()) / _NANO))
         return dataclasses.replace(unit, arrived=self._now())
 
     def _begin(self, connection: _Connection) -> None:
@@ -374,8 +374,8 @@ class VideoStream:
     def _keep(self, picture: Picture) -> None:
         with self._changed:
             self._report.decoded += 1
-            # Of another clock, or from before the last one: stamps have to grow.
-            if picture.stamp <= self._last_stamp:
+            # Stamps have to grow, but for those after our clock was set back.
+            if picture.stamp <= self._last_stamp <= self._now():
                 self._report.unusable["stamp"] += 1
                 return
             self._last_stamp = picture.stamp

@@ -211,6 +211,22 @@ def test_a_file_begins_again_if_asked_to(tmp_path: Path) -> None:
     assert watcher.report.reconnects == 0
 
 
+def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mp4")
+    back = 0
+    stream = VideoStream(StreamSettings(str(path), loop=True), now=lambda: time.time_ns() - back)
+    stream.start()
+    try:
+        before = stream.newest(PATIENCE)
+        back = 3600 * 10**9
+        stream.newest(PATIENCE)  # may be of before
+        after = stream.newest(PATIENCE)
+    finally:
+        stream.close()
+    assert before is not None and after is not None
+    assert (before.stamp - after.stamp) / 1e9 == pytest.approx(3600, abs=PATIENCE)
+
+
 def test_a_file_that_is_none_ends_with_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"no film" * 100)
