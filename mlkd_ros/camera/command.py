@@ -97,7 +97,10 @@ class StreamCamera(Node):
     def _say(self, bad: bool, text: str) -> None:
         # Told by the stream's threads, which may outlive the context.
         with contextlib.suppress(Exception):
-            (self.get_logger().warning if bad else self.get_logger().info)(text)
+            if bad:  # rclpy wants a line of its own for each severity
+                self.get_logger().warning(text)
+            else:
+                self.get_logger().info(text)
 
     def film(self) -> int:
         """Publish until a file is over or the node is told to end. Returns the exit code."""

@@ -157,6 +157,8 @@ def test_a_stream_that_loses_packets_and_its_server(
         )
         assert camera.stop() == 0
         assert "Traceback" not in camera.output
+        assert camera.output.count(f"connected to {server.url}: h264") > 1
+        assert "[WARN]" in camera.output and f"{server.url}: " in camera.output
     finally:
         server.stop()
     witness = Witness()
