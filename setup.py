@@ -44,6 +44,7 @@ EXECUTABLES = (
     "ground_station",
     "mavlink",
     "gimbal",
+    "camera",
     "mlkd",
 )
 

@@ -4,6 +4,8 @@
 ros2 launch mlkd_ros onboard.launch.py image_topic:=/camera/image_raw record:=/data/flights/
 """
 
+from typing import Any
+
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     EmitEvent,
@@ -21,17 +23,20 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from mlkd_ros import launching
+from mlkd_ros.node.bearings import sibling_topic
 from mlkd_ros.share import fastdds_environment
 
 #: Seconds after which the tracker is asked again to configure itself: when it was started for the
 #: first time, and when it was started again, where the first request often goes to the one that is
 #: gone. (One request too many is refused; the log says so.)
 RETRY, RETRY_AGAIN = 10.0, 4.0
-#: Drivers that `camera` can name: package, executable, topics of their own.
+#: Drivers of others that `camera` can name: package, executable.
 CAMERAS = {
     "v4l2": ("v4l2_camera", "v4l2_camera_node"),
     "usb_cam": ("usb_cam", "usb_cam_node_exe"),
 }
+#: That of this package.
+STREAM = "stream"
 #: Parameters of the tracker that are worth an argument in flight.
 PARAMETERS = (
     "image_transport",
@@ -46,14 +51,20 @@ ARGUMENTS = (
     launching.argument(
         "camera",
         "Camera driver to start too, in the same namespace. v4l2: package v4l2_camera, for MIPI "
-        "and USB cameras. usb_cam: package usb_cam. none: the camera is there already, on "
-        "image_topic.",
+        "and USB cameras. usb_cam: package usb_cam. stream: executable camera of this package, for "
+        "the video at url. none: the camera is there already, on image_topic.",
         "none",
-        ["none", *CAMERAS],
+        ["none", STREAM, *CAMERAS],
+    ),
+    launching.argument(
+        "url",
+        "With camera:=stream: where the video is: rtsp://HOST:PORT/PATH, udp://ADDRESS:PORT "
+        "(MPEG-TS), a V4L2 device, or a file. Needs the extra `video`.",
     ),
     launching.argument(
         "camera_params_file",
-        "Parameters of that driver (YAML): device, size, rate, exposure. Empty: the driver's own.",
+        "Parameters of that driver (YAML): device, size, rate, exposure; of camera:=stream: "
+        "calibration_file and what else executable camera has. Empty: the driver's own.",
     ),
     *map(launching.parameter_argument, PARAMETERS),
     launching.argument(
@@ -86,6 +97,8 @@ def nodes(context: LaunchContext) -> list[Action]:
     """Driver, tracker, recorder, and who keeps them going."""
     given = context.launch_configurations
     actions: list[Action] = []
+    if (given["camera"] == STREAM) != bool(given["url"]):
+        raise RuntimeError("camera:=stream needs url:=..., and url:=... needs camera:=stream")
     if given["camera"] != "none":
         actions.append(camera(given))
     actions += launching.beside(given)
@@ -110,16 +123,26 @@ def nodes(context: LaunchContext) -> list[Action]:
 
 def camera(given: dict[str, str]) -> Node:
     """The driver. Unless told otherwise, the tracker takes the images where it publishes them."""
-    package, executable = CAMERAS[given["camera"]]
-    launching.require_package(package, f"camera:={given['camera']}")
-    given["image_topic"] = given["image_topic"] or "image_raw"
+    parameters: list[Any] = [given["camera_params_file"]] if given["camera_params_file"] else []
+    if given["camera"] == STREAM:
+        package, executable = "mlkd_ros", "camera"
+        topic = "image"
+        parameters.append({"url": given["url"]})
+    else:
+        package, executable = CAMERAS[given["camera"]]
+        launching.require_package(package, f"camera:={given['camera']}")
+        topic = "image_raw"
+    given["image_topic"] = given["image_topic"] or topic
+    remappings = [(topic, given["image_topic"])]
+    if given["camera"] == STREAM:  # others' drivers put it beside their images by themselves
+        remappings.append(("camera_info", sibling_topic(given["image_topic"])))
     return Node(
         package=package,
         executable=executable,
         name="camera",
         namespace=given["namespace"],
-        parameters=[given["camera_params_file"]] if given["camera_params_file"] else [],
-        remappings=[("image_raw", given["image_topic"])],
+        parameters=parameters,
+        remappings=remappings,
         additional_env=fastdds_environment(),
         respawn=launching.is_true(given["respawn"]),
         respawn_delay=launching.typed("respawn_delay", given["respawn_delay"], 0.0),

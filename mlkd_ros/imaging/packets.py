@@ -127,17 +127,18 @@ class PacketDecoder:
         key = key or is_key(self.codec, data)
         lost = self._lost(data, count)
         if lost and not key:
-            self._restart(lost)
+            self.restart(lost)
             raise UnusableImageError("lost", f"{lost}: {self.waiting}")
         if self.waiting and not key:
             raise UnusableImageError("joining", self.waiting)
         if lost:
-            self._restart(lost)
+            self.restart(lost)
             self._lost(data, count)
         self.waiting = ""
         return self._decoded(data, about)
 
-    def _restart(self, why: str) -> None:
+    def restart(self, why: str) -> None:
+        """Begin again at the next key frame; `why`, such as "a lost packet", goes into errors."""
         self._begin()
         self.waiting = f"after {why} the video is joined at its next key frame"
 
@@ -165,7 +166,7 @@ class PacketDecoder:
         try:
             pictures = self._context.decode(packet)
         except (self._av.error.FFmpegError, ValueError) as error:
-            self._restart("a damaged packet")
+            self.restart("a damaged packet")
             raise UnusableImageError(
                 "pixels", f"a packet of {len(data)} bytes of {self.codec} is damaged: {error}"
             ) from error
@@ -176,7 +177,7 @@ class PacketDecoder:
         for picture in pictures:
             # One that no packet stands for, or twice one packet's, was made up.
             if picture.is_corrupt or picture.pts not in self._about:
-                self._restart("a damaged picture")
+                self.restart("a damaged picture")
                 if found:  # whole ones, of before it
                     return found
                 raise UnusableImageError("pixels", f"a damaged picture: {self.waiting}")

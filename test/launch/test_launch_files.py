@@ -73,6 +73,7 @@ OWN_ARGUMENTS = {
     "onboard": {
         "camera",
         "camera_params_file",
+        "url",
         "image_transport",
         "camera_info_topic",
         "reliability",
@@ -458,11 +459,42 @@ def test_two_cameras_two_trackers(node: Node) -> None:
         assert parameter(node, f"/{side}/tracker", "use_sim_time") is False
 
 
+@launch_pytest.fixture
+def streaming(recording: Path, started: list[ProcessStarted], tmp_path: Path) -> LaunchDescription:
+    video = pytest.importorskip("mlkd_ros.imaging.video")
+    pytest.importorskip("av")
+    with video.VideoWriter(tmp_path / "film.mp4") as film:
+        for index in range(FRAMES):
+            film.write(scene(index), index * 10**9 // 10)
+    parameters = tmp_path / "camera.yaml"
+    parameters.write_text("/**:\n  ros__parameters:\n    loop: true\n    frame_id: nose\n")
+    arguments = {
+        "namespace": "uav",
+        "camera": "stream",
+        "url": str(tmp_path / "film.mp4"),
+        "camera_params_file": str(parameters),
+        "image_topic": "nose/image",
+        "device": "cpu",
+    }
+    return launching("onboard", started, **arguments)
+
+
+@pytest.mark.launch(fixture=streaming)
+def test_onboard_a_video_stream_is_the_camera(node: Node) -> None:
+    status = message(node, TrackStatus, "/uav/status")
+    assert (status.image_width, status.image_height) == (240, 160)
+    assert status.header.frame_id == "nose"
+    assert parameter(node, "/uav/camera", "loop") is True
+    assert node.count_publishers("/uav/nose/image") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "words"),
     [
         ("simulation", {"simulator": "gazebo"}, "needs the ROS package ros_gz_bridge"),
         ("onboard", {"camera": "v4l2"}, "needs the ROS package v4l2_camera"),
+        ("onboard", {"camera": "stream"}, "camera:=stream needs url"),
+        ("onboard", {"url": "rtsp://camera/video"}, "needs camera:=stream"),
         ("tracker", {"params_file": "/no/such.yaml"}, "params_file:=/no/such.yaml is not a file"),
         ("onboard", {"threads": "many"}, "threads:=many is not a number"),
         ("replay", {"score": "true"}, "score:=true needs input"),

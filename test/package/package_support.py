@@ -38,6 +38,7 @@ EXECUTABLES = (
     "ground_station",
     "mavlink",
     "gimbal",
+    "camera",
     "mlkd",
 )
 

@@ -26,6 +26,7 @@ ROOMS = {
     "recording": {"node", "session", "tracking", "imaging"},
     "mavlink": {"node", "session", "tracking", "imaging"},
     "gimbal": {"mavlink", "node", "session", "tracking", "imaging"},
+    "camera": {"node", "session", "tracking", "imaging"},
     "station": {"recording", "node", "session", "tracking", "imaging"},
     "simulation": {"recording", "node", "session", "evaluation", "data", "tracking", "imaging"},
 }
