@@ -42,7 +42,7 @@ class Film(GstRtspServer.RTSPMediaFactory):
         self.count = 0
         self.stalled = False
         self.source = None
-        coder = CODERS[codec].format(key=key, kbps=max(300, size * int(self.rate) // 12000))
+        coder = CODERS[codec].format(key=key, kbps=max(1000, size * int(self.rate) // 12000))
         self.payload = f"{coder} ! netsim drop-probability={loss}"
         self.set_shared(True)
         GLib.timeout_add(1000 // int(self.rate), self.push)
