@@ -46,8 +46,6 @@ _GATE = 1.6
 #: Probability that the association is right from which on a near window is enough, the template is
 #: renewed, and what is seen beside the target is a lookalike.
 _SURE = 0.9
-#: Probability by its looks from which on a target is where it was taken to be, for the near window.
-_PLAIN = 0.3
 #: And from which on it is seen well.
 _WELL = 0.5
 #: Seconds after which what is around the target is looked at again: its lookalikes.
@@ -260,20 +258,21 @@ class Track:
         return _GATE * deviation + max(self.w, self.h) / 2 < half
 
     def _plain(self, peak: Peak, plan: Plan) -> bool:
-        """Whether a peak is what was expected: by its looks, its size, and wholly inside the near
-        window. Of a target that the window cuts, the network takes for the whole what it sees.
+        """Whether a peak is what was expected: likelier the target than not, of its size, and
+        wholly inside the near window. Of a target that the window cuts, the network takes for the
+        whole what it sees.
         """
-        if peak.quality < _PLAIN:
+        if self._evidence(peak, plan, jumps=False) < 0:
             return False
         (x, y), half = plan.places[0], self.side(self.w, self.h, self._shape.search_sizes[-1]) / 2
         inside = abs(peak.x - x) + peak.w / 2 < half and abs(peak.y - y) + peak.h / 2 < half
         return inside and self._whole(peak)
 
-    def _well(self, peak: Peak) -> bool:
-        """Whether a peak shows the target well: while it does, the camera's motion is not needed
-        image by image.
+    def _good(self, choice: _Choice) -> bool:
+        """Whether it is likelier the target than not, and of its size: while it is, the camera's
+        motion is not needed image by image.
         """
-        return peak.quality > _WELL and self._whole(peak)
+        return choice.evidence > 0 and self._whole(choice.peak)
 
     def _whole(self, peak: Peak) -> bool:
         """Whether a peak has about the size that the target had when it was seen well."""
@@ -304,7 +303,7 @@ class Track:
             self.unseen += seconds
         self._renew_lookalikes(by_window[0], choice)
         self._steady = choice.sure and self._plain(choice.peak, plan)
-        self._doubt = not (quiet and choice.seen and self._well(choice.peak))
+        self._doubt = not (quiet and choice.seen and self._good(choice))
         confidence = self._confidence(choice)
         if choice.seen and choice.evidence > 0:
             self._get_used_to(choice.peak.logit, seconds)
