@@ -51,10 +51,13 @@ LOOKALIKES = 4
 
 
 def in_doubt(tracker: Tracker) -> Tracker:
-    """One to which no peak looks like its target: it searches the whole region, and watches the
-    camera's motion in each image.
+    """One to which each image speaks against the target, a little: it looks at the near window,
+    then at the whole region, and watches the camera's motion in each image. It is never lost.
     """
-    return Tracker(tracker._engine, replace(tracker.settings, calibration=(0.0, -20.0)))
+    settings = tracker.settings
+    belief = replace(settings.belief, evidence=(-1.0, 0.0, 0.0, 0.0, 0.0))
+    presence = replace(settings.presence, lost_below=0.0)
+    return Tracker(tracker._engine, replace(settings, belief=belief, presence=presence))
 
 
 def beside_lookalikes(tracker: Tracker, scene: Scene) -> list[Tracker]:

@@ -41,8 +41,10 @@ _QUIET = 0.25
 _JERK = 0.1
 #: A measurement so many deviations away begins the way over ground anew.
 _JUMPED = 6.0
-#: Deviations within which the target has to lie inside a window for that to be enough.
-_GATE = 1.6
+#: Deviations within which the target has to lie inside the near window for that to be looked at
+#: first: what has jumped farther is looked for in the whole region. At few images a second the near
+#: window alone would miss the lookalike beside a target that hides.
+_GATE = 1.2
 #: Probability that the association is right from which on a near window is enough, the template is
 #: renewed, and what is seen beside the target is a lookalike.
 _SURE = 0.9
