@@ -3,9 +3,8 @@
 
 A message is whatever has the fields: of rclpy, of a bag, of a test. The frame looks into its own
 memory: no pixel is copied, and a JPEG or PNG is not decoded yet; packets of video are, each in its
-turn. Encodings that
-`mlkd_ros.imaging.encodings` does not know go through cv_bridge where
-that is installed.
+turn. Encodings that `mlkd_ros.imaging.encodings` does not know go through cv_bridge where that is
+installed.
 """
 
 from __future__ import annotations

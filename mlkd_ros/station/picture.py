@@ -9,7 +9,6 @@ https:// or this machine; else pictures are JPEGs.
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +23,7 @@ from mlkd_ros.imaging.compressed import CompressedFrame
 from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame, Mono16Frame
 from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.packets import require_video
 
 __all__ = [
     "BLOCK",
@@ -89,7 +89,11 @@ class CodingError(Exception):
 
 def h264_available() -> bool:
     """Whether PyAV is there."""
-    return importlib.util.find_spec("av") is not None
+    try:
+        require_video()
+    except ImportError:
+        return False
+    return True
 
 
 class Pictures:

@@ -48,7 +48,7 @@ _GATE = 1.2
 #: Probability that the association is right from which on a near window is enough, the template is
 #: renewed, and what is seen beside the target is a lookalike.
 _SURE = 0.9
-#: And from which on it is seen well.
+#: Probability that its box is right from which on what is seen beside it can be trusted, too.
 _WELL = 0.5
 #: Seconds after which what is around the target is looked at again: its lookalikes.
 _WHOLE_EVERY = 0.5

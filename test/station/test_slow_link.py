@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -99,6 +100,36 @@ def test_pictures_fit_a_narrow_link(
                 ages.append(await page.evaluate("station.scene.pictureAge(station.wire.offset)"))
             ages = sorted(age for age in ages if age is not None)
             assert ages[len(ages) // 2] < 2.0, ages
+            assert page.errors == []
+
+    asyncio.run(run())
+
+
+def test_a_link_that_swallows_everything(start_node: Callable, observer: Observer) -> None:
+    """Neither side is told that the connection is dead: the page gives it up and makes another."""
+    station = address_of(start_node("ground_station", *STATION))
+
+    async def run() -> None:
+        port = urlsplit(station).port
+        assert port is not None
+        async with SlowLink(port) as link, Browser() as browser:
+            page = await browser.open(f"http://127.0.0.1:{link.port}/")
+            operator = Operator(page, observer)
+            await operator.state("NO TRACKER")
+            link.cut()
+            begin = time.monotonic()
+            # What was asked for is answered.
+            reply = await page.evaluate("station.wire.ask({ type: 'control', take: true })")
+            assert (reply["ok"], reply["code"]) == (False, "CLOSED")
+            assert 6.0 < time.monotonic() - begin < 15.0
+            await operator.state("OFFLINE")
+            # One that is accepted and then hears nothing is given up, and tried again.
+            hanging = "station.wire.socket?.readyState === WebSocket.CONNECTING"
+            await page.wait_for(f"{hanging} && (station.wire.socket.hung = true)")
+            await page.wait_for(f"{hanging} && !station.wire.socket.hung", timeout=25.0)
+            link.mend()
+            await operator.state("NO TRACKER", timeout=30.0)
+            assert await page.evaluate("station.wire.delay") < 5.0
             assert page.errors == []
 
     asyncio.run(run())
