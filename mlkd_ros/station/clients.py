@@ -54,7 +54,7 @@ class Client:
 
     def __init__(self, socket: web.WebSocketResponse, clients: Clients, name: str) -> None:
         self.name = name
-        #: Stamp of the picture on its screen; None before the first, and while nobody sees it.
+        #: Stamp of the picture on its screen, or the first that may be; None while nobody sees it.
         self.showing: int | None = None
         #: Stamp of the picture that a mark under way was made on. The tracker is to keep it until
         #: it has answered, though the page shows another by then.
@@ -95,7 +95,9 @@ class Client:
     def acknowledged(self, message: Ack) -> None:
         """The page has a picture, and tells which one is on its screen."""
         self._pace.acknowledged(message.number, time.monotonic())
-        self.showing = message.stamp or None
+        # A page that has drawn none yet will begin with one that is on its way, the first at the
+        # earliest: what `_send` has noted.
+        self.showing = message.stamp or self.showing
         self._wake.set()
 
     def round_trip(self, seconds: float) -> None:

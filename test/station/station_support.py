@@ -158,6 +158,7 @@ class Wire:
         end = time.monotonic() + timeout
         while True:
             message = await self.socket.receive(max(end - time.monotonic(), 0.01))
+            assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
             if message.type == aiohttp.WSMsgType.BINARY:
                 return _header(message.data)
 

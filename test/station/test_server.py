@@ -9,7 +9,7 @@ import json
 import random
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,7 +26,7 @@ from yarl import URL
 
 from mlkd_ros.imaging.encode import image_message
 from mlkd_ros.station.access import Access
-from mlkd_ros.station.clients import Clients
+from mlkd_ros.station.clients import Client, Clients
 from mlkd_ros.station.command import main
 from mlkd_ros.station.link import Picture
 from mlkd_ros.station.picture import H264Stream, Level
@@ -423,28 +423,69 @@ def test_a_page_that_says_what_it_can_decode_while_a_picture_is_coded(
 async def _hello_meanwhile(pictures: list[Picture]) -> list[dict[str, Any]]:
     """Headers of three pictures; of what it can decode the page speaks while they are coded."""
     clients = Clients(1, (400, 1000.0, 80), lambda _: None, lambda *_: None, lambda _: None)
+    says = (
+        lambda client: client.hello(Hello("", True)),
+        lambda client: client.hello(Hello("", False)),
+        lambda client: None,
+    )
+
+    async def show(client: Client, socket: web.WebSocketResponse) -> None:
+        for number, (picture, say) in enumerate(zip(pictures, says, strict=True), 1):
+            coding = threading.Event()
+            clients.coder.submit(coding.wait)
+            client.picture(picture)
+            await asyncio.sleep(0.1)  # longer than its turn takes to come
+            say(client)
+            coding.set()
+            await asyncio.wait_for(socket.receive(), 60)
+            client.acknowledged(Ack(number, 0))
+
+    return await _shown_by(clients, show, len(pictures))
+
+
+def test_until_a_page_has_drawn_its_first_picture_any_may_be_on_its_screen() -> None:
+    """The tracker is to keep the first that was sent, for a mark on it."""
+    image = image_message(np.zeros((90, 160, 3), np.uint8), Header())
+    told: list[int | None] = []
+    clients = Clients(
+        1,
+        (160, 1000.0, 80),
+        lambda _: None,
+        lambda sent, oldest: told.append(oldest),
+        lambda _: None,
+    )
+
+    async def show(client: Client, socket: web.WebSocketResponse) -> None:
+        reports = asyncio.create_task(clients.report())
+        for number, on_screen in enumerate((0, 0, 11, 12), 1):
+            client.picture(Picture(10 + number, image, None, 0.0, {}))
+            await asyncio.wait_for(socket.receive(), 60)
+            client.acknowledged(Ack(number, on_screen))
+            told.clear()
+            await wait_for(lambda: told, "a report")
+            assert told[-1] == max(on_screen, 11)
+        reports.cancel()
+
+    asyncio.run(_shown_by(clients, show, 4))
+
+
+async def _shown_by(
+    clients: Clients,
+    show: Callable[[Client, web.WebSocketResponse], Awaitable[None]],
+    count: int,
+) -> list[dict[str, Any]]:
+    """Headers of the pictures that `show` has a page sent."""
 
     async def serve(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         client = clients.add(socket)
         sender = asyncio.create_task(client.run())
-        says = (
-            lambda: client.hello(Hello("", True)),
-            lambda: client.hello(Hello("", False)),
-            lambda: None,
-        )
-        for number, (picture, say) in enumerate(zip(pictures, says, strict=True), 1):
-            coding = threading.Event()
-            clients.coder.submit(coding.wait)
-            client.picture(picture)
-            await asyncio.sleep(0.1)  # longer than its turn takes to come
-            say()
-            coding.set()
-            await asyncio.wait_for(socket.receive(), 60)
-            client.acknowledged(Ack(number, 0))
-        sender.cancel()
-        clients.coder.shutdown()
+        try:
+            await show(client, socket)
+        finally:
+            sender.cancel()
+            clients.coder.shutdown()
         return socket
 
     application = web.Application()
@@ -452,9 +493,11 @@ async def _hello_meanwhile(pictures: list[Picture]) -> list[dict[str, Any]]:
     async with TestServer(application) as server, session() as http:
         wire = Wire(await http.ws_connect(server.make_url("/"), max_msg_size=0))
         headers = []
-        for _ in pictures:
+        for _ in range(count):
             headers.append((await wire.picture())[0])
             await wire.acknowledge(headers[-1])
+        # A failure of `show` ends the connection in another way.
+        assert (await wire.socket.receive()).data == aiohttp.WSCloseCode.OK
     return headers
 
 
