@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import sys
 from typing import TYPE_CHECKING
 
 import cv2
@@ -11,8 +12,11 @@ import numpy as np
 
 from mlkd_ros.imaging.encodings import ENCODINGS
 from mlkd_ros.imaging.frame import Bayer16Frame, Frame, Mono16Frame
+from mlkd_ros.imaging.messages import KEY_FLAG
 
 if TYPE_CHECKING:
+    from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+    from foxglove_msgs.msg import CompressedVideo
     from sensor_msgs.msg import CompressedImage, Image
     from std_msgs.msg import Header
 
@@ -23,6 +27,7 @@ __all__ = [
     "image_message",
     "jpeg",
     "recorded_message",
+    "video_message",
 ]
 
 #: Of zlib: higher takes several times as long for a few percent.
@@ -136,6 +141,36 @@ def _compressed(header: Header, name: str, coded: bytes) -> CompressedImage:
     data = array.array("B")
     data.frombytes(coded)
     return CompressedImage(header=header, format=name, data=data)
+
+
+def video_message(
+    transport: str, data: bytes, header: Header, size: tuple[int, int], count: int, key: bool
+) -> FFMPEGPacket | CompressedVideo:
+    """A packet of H.264 as `ffmpeg_image_transport` or Foxglove has it, by name of the transport.
+
+    size: width and height in pixels. count: of the pictures of this stream before it. The types
+    are imported here: who asks for no video needs none of them.
+    """
+    packet = array.array("B")
+    packet.frombytes(data)
+    if transport == "foxglove":
+        from foxglove_msgs.msg import CompressedVideo
+
+        stamp, frame_id = header.stamp, header.frame_id
+        return CompressedVideo(timestamp=stamp, frame_id=frame_id, data=packet, format="h264")
+    from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
+
+    return FFMPEGPacket(
+        header=header,
+        width=size[0],
+        height=size[1],
+        # The codec, and the formats of pixels on the way to it and back.
+        encoding="h264;yuv420p;bgr8;bgr8",
+        pts=count,
+        flags=KEY_FLAG if key else 0,
+        is_bigendian=sys.byteorder == "big",
+        data=packet,
+    )
 
 
 def _mosaic(bgr: np.ndarray, pattern: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError, frame_over
 from mlkd_ros.imaging.frame import Frame
 from mlkd_ros.imaging.packets import PacketDecoder, codec_of
 
-__all__ = ["IMAGE_TYPES", "TRANSPORTS", "VIDEO_TRANSPORTS", "Decoder", "topic_of"]
+__all__ = ["IMAGE_TYPES", "KEY_FLAG", "TRANSPORTS", "VIDEO_TRANSPORTS", "Decoder", "topic_of"]
 
 #: Type of the messages by how images come, which is the name that image_transport has for it.
 TRANSPORTS = {
@@ -31,8 +31,8 @@ TRANSPORTS = {
 #: Those where each picture is made of the ones before it, so that every message counts.
 VIDEO_TRANSPORTS = ("ffmpeg", "foxglove")
 IMAGE_TYPES = tuple(TRANSPORTS.values())
-#: Bit of FFMPEGPacket.flags.
-_KEY = 1
+#: Bit of FFMPEGPacket.flags: a key frame.
+KEY_FLAG = 1
 
 
 def topic_of(image_topic: str, transport: str) -> str:
@@ -55,7 +55,7 @@ class Decoder:
         Raises UnusableImageError, and for video ImportError without PyAV.
         """
         if hasattr(message, "pts"):
-            codec, key, count = message.encoding, bool(message.flags & _KEY), int(message.pts)
+            codec, key, count = message.encoding, bool(message.flags & KEY_FLAG), int(message.pts)
         elif hasattr(message, "timestamp"):
             codec, key, count = message.format, False, _nanoseconds(message.timestamp)
         else:

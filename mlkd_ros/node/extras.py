@@ -9,13 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
-from mlkd_ros.imaging.encode import compressed_message, image_message
+from mlkd_ros.imaging.encode import compressed_message, image_message, video_message
+from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS, topic_of
+from mlkd_ros.imaging.video_encoder import Coding, CodingError, VideoEncoder
 from mlkd_ros.msg import TargetBearing
 from mlkd_ros.node.bearings import Bearings
+from mlkd_ros.node.graph import message_class
 from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.session.history import HeldFrame
@@ -23,6 +28,10 @@ from mlkd_ros.session.image_health import ImageHealth, measure
 from mlkd_ros.session.targets import TargetReport
 
 __all__ = ["Extras"]
+
+#: Of the overlay's H.264: how good a picture is where its bit rate allows it, and seconds from one
+#: key frame to the next, at the most.
+_VIDEO_CRF, _KEY_SECONDS = 24, 1.0
 
 #: Makes a publisher of a type under a name with a queue of some depth.
 Advertise = Callable[[Any, str, int], LifecyclePublisher]
@@ -43,6 +52,9 @@ class Extras:
             Image: advertise(Image, "overlay", 1),
             CompressedImage: advertise(CompressedImage, "overlay/compressed", 1),
         }
+        self._video: _OverlayVideo | None = None
+        if settings.overlay_video in VIDEO_TRANSPORTS:
+            self._video = _OverlayVideo(node, settings.overlay_video, advertise)
         self._overlay = Overlay()
         self._next_overlay = self._next_health = 0.0
 
@@ -71,7 +83,8 @@ class Extras:
         self._overlay.note(held.seconds, held.frame, reports)
         now = time.monotonic()
         wanted = {kind for kind, to in self._pictures.items() if to.get_subscription_count() > 0}
-        if now < self._next_overlay or not wanted:
+        video = self._video if self._video is not None and self._video.wanted() else None
+        if now < self._next_overlay or not (wanted or video):
             return
         self._next_overlay = now + 1.0 / settings.overlay_rate
         canvas = self._overlay.draw(held.frame, reports, latency, settings.overlay_width)
@@ -80,3 +93,41 @@ class Extras:
         if CompressedImage in wanted:
             message = compressed_message(canvas, held.header, settings.overlay_quality)
             self._pictures[CompressedImage].publish(message)
+        if video is not None:
+            video.publish(canvas, held.header, settings)
+
+
+class _OverlayVideo:
+    """The overlay as a stream of H.264. A new subscriber gets a key frame next."""
+
+    def __init__(self, node: Node, transport: str, advertise: Advertise) -> None:
+        self._log = node.get_logger()
+        self._transport = transport
+        # Each packet is needed for those after it: those of a second and more may wait.
+        kind, topic = message_class(TRANSPORTS[transport]), topic_of("overlay", transport)
+        self._publisher = advertise(kind, topic, 60)
+        self._encoder = VideoEncoder()
+        self._subscribers = self._count = 0
+
+    def wanted(self) -> bool:
+        """Whether somebody subscribes."""
+        subscribers = self._publisher.get_subscription_count()
+        if subscribers > self._subscribers:
+            self._encoder.restart()
+        self._subscribers = subscribers
+        return subscribers > 0
+
+    def publish(self, canvas: np.ndarray, header: Header, settings: Settings) -> None:
+        """The next picture, uint8 BGR."""
+        rate = settings.overlay_rate
+        every = max(1, round(rate * _KEY_SECONDS))
+        coding = Coding(_VIDEO_CRF, settings.overlay_bitrate, rate, every)
+        try:
+            data, key = self._encoder.encode(canvas, coding)
+        except CodingError as error:
+            self._log.error(f"overlay: {error}", throttle_duration_sec=5.0)
+            return
+        size = canvas.shape[1], canvas.shape[0]
+        message = video_message(self._transport, data, header, size, self._count, key)
+        self._count += 1
+        self._publisher.publish(message)

@@ -262,6 +262,20 @@ class Settings:
     overlay_quality: int = declaration(
         80, "JPEG quality of overlay/compressed.", low=1, high=100, change=Change.ANY_TIME
     )
+    overlay_video: str = declaration(
+        "none",
+        "Whether the overlay leaves as H.264, too (extra `video`): ffmpeg "
+        "(ffmpeg_image_transport_msgs/FFMPEGPacket on overlay/ffmpeg) or foxglove "
+        "(foxglove_msgs/CompressedVideo on overlay/foxglove).",
+        choices=("none", *VIDEO_TRANSPORTS),
+    )
+    overlay_bitrate: int = declaration(
+        1000,
+        "Thousand bits a second of the overlay's H.264 at the most.",
+        low=50,
+        high=50000,
+        change=Change.ANY_TIME,
+    )
     health_rate: float = declaration(
         1.0,
         "How often a second light, noise and sharpness of the images are judged, for diagnostics. "
@@ -321,14 +335,15 @@ def _check(settings: Settings) -> None:
         _ = settings.camera
     except ValueError as error:
         raise ParameterError(f"parameter {error}") from error
-    if settings.image_transport in VIDEO_TRANSPORTS:
+    for name in ("image_transport", "overlay_video"):
+        transport = getattr(settings, name)
+        if transport not in VIDEO_TRANSPORTS:
+            continue
         try:
             require_video()
-            message_class(TRANSPORTS[settings.image_transport])
+            message_class(TRANSPORTS[transport])
         except ImportError as error:
-            raise ParameterError(
-                f"parameter 'image_transport' is '{settings.image_transport}': {error}"
-            ) from error
+            raise ParameterError(f"parameter '{name}' is '{transport}': {error}") from error
     if not settings.image_topic:
         raise ParameterError("parameter 'image_topic' is empty, it must name a topic")
     for name in (field.name for field in dataclasses.fields(settings)):

@@ -37,7 +37,7 @@ _PURPOSE = {
     "status": "State, confidence, box, latency and counts, for every target and processed image.",
     "bearing": "Direction to every target with a box, while the camera's calibration is known.",
     "overlay": "Annotated picture. Made only while somebody subscribes.",
-    "overlay/compressed": "The same as JPEG.",
+    "overlay/compressed": "The same as JPEG. Parameter `overlay_video` adds one as H.264.",
     "camera_settings": "How the camera's stored values become pictures, as JSON, for recorders and "
     "viewers. Kept for those who come late.",
     "/diagnostics": "How the node is doing, once a second, in every lifecycle state.",

@@ -18,12 +18,12 @@ from aiohttp import web
 
 from mlkd_ros.imaging.camera import CameraSettings
 from mlkd_ros.imaging.encodings import UnusableImageError
+from mlkd_ros.imaging.video_encoder import CodingError
 from mlkd_ros.station.link import Event, Picture, Status
 from mlkd_ros.station.pace import Pace, levels
 from mlkd_ros.station.picture import (
     BLOCK,
     Coded,
-    CodingError,
     H264Stream,
     Pictures,
     h264_available,

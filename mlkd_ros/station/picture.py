@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import cv2
@@ -24,12 +23,12 @@ from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.imaging.frame import Frame, Mono16Frame
 from mlkd_ros.imaging.messages import Decoder
 from mlkd_ros.imaging.packets import require_video
+from mlkd_ros.imaging.video_encoder import Coding, VideoEncoder
 
 __all__ = [
     "BLOCK",
     "JPEG",
     "Coded",
-    "CodingError",
     "H264Stream",
     "Level",
     "Pictures",
@@ -81,10 +80,6 @@ class Coded:
     image_size: tuple[int, int]
     codec: str = JPEG
     key: bool = True
-
-
-class CodingError(Exception):
-    """A picture cannot be coded as H.264 here."""
 
 
 def h264_available() -> bool:
@@ -176,69 +171,19 @@ class H264Stream:
     """H.264 for one page, without delay: each picture that goes in comes out. For one thread."""
 
     def __init__(self) -> None:
-        self._coder: Any = None
-        self._made_for: tuple[tuple[int, int], Level] | None = None
-        self._count = 0
-        self._key = True
+        self._encoder = VideoEncoder()
 
     def restart(self) -> None:
         """Make the next picture one that depends on no other. May be called in any thread."""
-        self._key = True
+        self._encoder.restart()
 
     def encode(self, pixels: np.ndarray, image_size: tuple[int, int], level: Level) -> Coded:
         """The next picture of the stream, BGR with sides that are multiples of `BLOCK`.
 
         Raises CodingError.
         """
-        from av.error import FFmpegError
-
-        # Taken now: who asks for another while this is coded means the one after it.
-        key, self._key = self._key, False
+        coding = Coding(level.crf, level.kbit, level.rate, _KEY_EVERY)
+        data, key = self._encoder.encode(pixels, coding)
         size = pixels.shape[1], pixels.shape[0]
-        try:
-            data, key = self._encode(pixels, level, key)
-        except (FFmpegError, ValueError) as error:
-            raise CodingError(f"{size[0]}x{size[1]} pixels cannot become H.264: {error}") from error
         codec = _AVC if size[0] * size[1] <= 1280 * 720 else _AVC_LARGE
         return Coded(data, size, image_size, codec, key)
-
-    def _encode(self, pixels: np.ndarray, level: Level, key: bool) -> tuple[bytes, bool]:
-        import av
-        from av.video.frame import PictureType
-
-        size = pixels.shape[1], pixels.shape[0]
-        if self._made_for != (size, level):
-            self._coder, self._made_for = _coder(size, level), (size, level)
-            self._count = 0
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709")
-        frame.pts, frame.time_base = self._count, Fraction(1, 1000)
-        if key or self._count == 0:
-            frame.pict_type = PictureType.I
-        self._count += 1
-        packets = self._coder.encode(frame)
-        data = b"".join(bytes(packet) for packet in packets)
-        return data, any(packet.is_keyframe for packet in packets)
-
-
-def _coder(size: tuple[int, int], level: Level) -> Any:
-    import av
-
-    coder = av.CodecContext.create("libx264", "w")
-    coder.width, coder.height = size
-    coder.pix_fmt = "yuv420p"
-    coder.time_base = Fraction(1, 1000)
-    coder.framerate = Fraction(round(level.rate * 10), 10)
-    coder.thread_count = 1  # the other cores are the tracker's
-    coder.options = {
-        "preset": "veryfast",
-        "tune": "zerolatency",
-        "profile": "baseline",
-        "crf": str(level.crf),
-        "maxrate": f"{level.kbit}k",
-        "bufsize": f"{level.kbit // 2}k",
-        "g": str(_KEY_EVERY),
-        "x264-params": "annexb=1:repeat-headers=1:colorprim=bt709:transfer=bt709:colormatrix=bt709",
-    }
-    coder.open()
-    return coder

@@ -53,6 +53,8 @@ GIVEN: dict[str, object] = {
     "overlay_width": 160,
     "overlay_rate": 200.0,
     "overlay_quality": 50,
+    "overlay_video": "foxglove",
+    "overlay_bitrate": 400,
     "health_rate": 5.0,
     "presence.tracking_above": 0.31,
     "presence.uncertain_below": 0.21,

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.imaging.drawing import STATE_COLOURS
 from mlkd_ros.imaging.encode import compressed_message
 from mlkd_ros.imaging.frame import BgrFrame
+from mlkd_ros.imaging.messages import TRANSPORTS
+from mlkd_ros.imaging.packets import is_key
+from mlkd_ros.node.graph import message_class
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.node.overlay import Overlay
 from mlkd_ros.session.targets import TargetReport
@@ -183,3 +188,67 @@ def test_quality_and_width_change_in_flight(
     decoded = cv2.imdecode(np.frombuffer(picture().data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded.shape == (72, 96, 3)
     assert not ground.set_parameter("overlay_quality", 101).successful
+
+
+def whole_pictures(packets: list[Any]) -> list[np.ndarray]:
+    """What libavcodec makes of packets, one picture of each."""
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    pictures = []
+    for packet in list(packets):
+        (picture,) = decoder.decode(av.Packet(bytes(packet.data)))
+        pictures.append(picture.to_ndarray(format="bgr24"))
+    return pictures
+
+
+@pytest.mark.parametrize("transport", ["ffmpeg", "foxglove"])
+def test_the_overlay_as_video(scene: Scene, transport: str) -> None:
+    # 51 rows: H.264 has none but even ones.
+    settings = {"overlay_rate": 200.0, "overlay_width": 68, "overlay_video": transport}
+    with running(f"filmed_{transport}", **settings) as (_, ground):
+        ground.follow(scene)
+        raw = ground.subscribe(Image, "overlay")
+        kind, topic = message_class(TRANSPORTS[transport]), f"overlay/{transport}"
+        video = ground.subscribe(kind, topic)
+
+        def show_until(condition: Any, what: str) -> None:
+            def shown() -> bool:
+                ground.show(image_of(scene.image(0), ground.now()))
+                return bool(condition())
+
+            wait_until(shown, 60, what)
+
+        def stamps(messages: list[Any]) -> list[int]:
+            found = [getattr(m, "timestamp", None) or m.header.stamp for m in messages]
+            return [nanoseconds(stamp) for stamp in found]
+
+        show_until(lambda: len(video) > 20 and set(stamps(raw)) & set(stamps(video)), "a video")
+        pictures = whole_pictures(video)
+        assert pictures[0].shape == (52, 68, 3)
+        stamp = (set(stamps(raw)) & set(stamps(video))).pop()
+        picture = pictures[stamps(video).index(stamp)][:51].astype(int)
+        painted = next(m for m in raw if nanoseconds(m.header.stamp) == stamp)
+        painted = np.frombuffer(painted.data, np.uint8).reshape(51, 68, 3)
+        assert np.abs(picture - painted).mean() < 12
+        assert len(video[0].data) > 2 * np.median([len(m.data) for m in video])  # it is a video
+        if transport == "ffmpeg":
+            assert (video[0].width, video[0].height, video[0].flags) == (68, 51, 1)
+            assert video[0].encoding.split(";")[0] == "h264"
+            assert video[0].header.frame_id == "camera_optical"
+            first = video[0].pts
+            assert [m.pts for m in video] == list(range(first, first + len(video)))
+        else:
+            assert (video[0].format, video[0].frame_id) == ("h264", "camera_optical")
+
+        # Who joins in the middle need not wait for the next key frame that is due.
+        late = ground.subscribe(kind, topic)
+        show_until(lambda: len(late) > 3, "a video that was joined")
+        keys = [is_key("h264", bytes(m.data)) for m in late[:3]]
+        assert any(keys)
+        assert len(whole_pictures(late[keys.index(True) :])) > 1
+
+
+def test_a_video_of_the_overlay_that_cannot_be() -> None:
+    process = TrackerProcess("unfilmed", device="cpu", overlay_video="vp9")
+    assert process.process.wait(60) == 2
+    assert "'overlay_video' is 'vp9', it must be one of none, ffmpeg, foxglove" in process.log

@@ -79,6 +79,7 @@ def test_every_parameter_is_described_and_bounded(make_node) -> None:
         "overlay_width",
         "overlay_rate",
         "overlay_quality",
+        "overlay_bitrate",
         "click_size",
         "click_image_width",
         "health_rate",
