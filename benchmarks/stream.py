@@ -114,6 +114,16 @@ def cpu_seconds(pid: int) -> float:
 
 def coded(codec: str, scene: Scene) -> list[bytes]:
     """PICTURES of a scene as packets, the first a key frame."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        return _coded(codec, scene)
+    finally:
+        # SVT-AV1, where root runs it, makes this thread a real-time one and leaves it so; the
+        # tracker that is started next would inherit it.
+        os.sched_setscheduler(0, *before)
+
+
+def _coded(codec: str, scene: Scene) -> list[bytes]:
     av = require_video()
     name, options = ENCODERS[codec]
     context = av.CodecContext.create(name, "w")

@@ -108,6 +108,19 @@ class NodeProcess:
             pytest.fail(f"{self.log.stem} did not stop in {timeout} s:\n{self.output}")
 
 
+_POLICY = os.sched_getscheduler(0)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """No test leaves this process with another priority: all that is started inherits it."""
+    yield
+    policy = os.sched_getscheduler(0)
+    if policy != _POLICY:
+        os.sched_setscheduler(0, _POLICY, os.sched_param(0))
+        pytest.fail(f"this test has left the process with scheduling policy {policy}")
+
+
 @pytest.fixture
 def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     """`start_node(executable, *arguments)` starts one; it is stopped when the test is over."""

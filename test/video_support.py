@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -32,6 +35,22 @@ class Coded:
     key: bool
 
 
+@contextlib.contextmanager
+def own_priority() -> Iterator[None]:
+    """Give this thread the priority back that it had before.
+
+    SVT-AV1, where root runs it, makes the thread that opens it a real-time one and leaves it so.
+    Whatever that starts afterwards inherits it, and a browser with two busy processes then shuts
+    out the test that drives it, for ever.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
+@own_priority()
 def coded(kind: str, pictures: list[np.ndarray]) -> list[Coded]:
     """BGR pictures as packets in the order of coding; `kind` is one of ENCODERS."""
     encoder, b_frames, options = ENCODERS[kind]

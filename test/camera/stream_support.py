@@ -22,6 +22,8 @@ from mlkd_ros.camera.stream import Picture, Report, StreamSettings, VideoStream
 
 av = pytest.importorskip("av")
 
+from video_support import own_priority  # noqa: E402
+
 WIDTH, HEIGHT, COUNT, RATE, KEY_EVERY = 320, 240, 40, 15, 10
 PATIENCE = 60.0
 #: Of Debian, which has what the server is made with; our environment's Python has not.
@@ -197,6 +199,7 @@ class Watcher:
         self.until(lambda: self.stream.ended, "end")
 
 
+@own_priority()
 def write_video(path: Path, encoder: str = "libx264", b_frames: int = 0, times: int = 1) -> Path:
     """PICTURES as a file of the kind that its name says."""
     options = {"libx264": {"preset": "veryfast"}, "mjpeg": {}}.get(encoder, {"preset": "ultrafast"})
