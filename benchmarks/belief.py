@@ -138,16 +138,16 @@ class Variant:
             self._tracker._engine.search_sizes = self._tracker._engine.search_sizes[:1]
         self._truth = iter(truth)
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
-        self._tracker.init(image, box)
+        self._tracker.init(image, box, stamp)
         next(self._truth)
         self._tracker._followed().__class__ = self._kind
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
         self._tracker._followed().truth = next(self._truth)  # type: ignore[attr-defined]
-        result = self._tracker.update(image)
+        result = self._tracker.update(image, stamp)
         self.confidence = result.confidence
         return result.box
 

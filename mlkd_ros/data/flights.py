@@ -70,7 +70,8 @@ def flight_sequence(flight: NightFlight, count: int | None = None, start: int = 
     count = flight.frame_count - start if count is None else count
     boxes = target_boxes(flight, count, start)
     name = f"{flight.scenario}_{flight.seed}"
-    return Sequence(name, FlightFrames(flight, count, start), boxes, "flights", night=True)
+    frames = FlightFrames(flight, count, start)
+    return Sequence(name, frames, boxes, "flights", night=True, rate=flight.rate)
 
 
 def build_flight_cache(

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from mlkd_ros.files import printable
@@ -71,10 +72,13 @@ class ImageFrames:
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """Frames of a video file, decoded in order; ``count`` is the number of frames that decode."""
+    """Frames of a video file, decoded in order; ``count`` is the number of frames that decode,
+    ``rate`` that of the container in frames a second (30 where it tells none that can be).
+    """
 
     path: Path
     count: int
+    rate: float = 30.0
 
     @classmethod
     def open(cls, path: Path) -> VideoFrames:
@@ -87,13 +91,14 @@ class VideoFrames:
         capture = open_video(path)
         try:
             count = 0
+            rate = capture.get(cv2.CAP_PROP_FPS)
             while capture.grab():
                 count += 1
         finally:
             capture.release()
         if count == 0:
             raise DatasetError(f"{path}: the video holds no frame that can be decoded")
-        return cls(path, count)
+        return cls(path, count, rate if 1.0 <= rate <= 1000.0 else cls.rate)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -131,6 +136,7 @@ class Sequence:
             groups.
         night: The frames were taken in the dark, so that they must not be darkened again.
         attributes: Names of the data set's challenge attributes that hold for this sequence.
+        rate: Frames a second: frame ``n`` has the stamp ``n / rate`` seconds.
     """
 
     name: str
@@ -139,6 +145,7 @@ class Sequence:
     group: str = "videos"
     night: bool = False
     attributes: frozenset[str] = field(default_factory=frozenset)
+    rate: float = 30.0
 
     def __post_init__(self) -> None:
         """Check the shape of the boxes and that there is one for each frame."""
@@ -146,6 +153,8 @@ class Sequence:
             raise DatasetError(
                 f"sequence {self.name}: boxes must be (N, 4), not {self.boxes.shape}"
             )
+        if not 0 < self.rate < np.inf:
+            raise DatasetError(f"sequence {self.name}: a rate of {self.rate} frames a second")
         if len(self.boxes) != len(self.frames):
             raise DatasetError(
                 f"sequence {self.name}: {len(self.boxes)} annotations for {len(self.frames)} frames"
@@ -375,6 +384,6 @@ def load_video_pairs(
             raise DatasetError(
                 f"{annotation}: {len(boxes)} lines, but {video} holds {len(frames)} frames"
             )
-        return Sequence(video.stem, frames, boxes, group, night)
+        return Sequence(video.stem, frames, boxes, group, night, rate=frames.rate)
 
     return collect([partial(load, video) for video in videos], problems)

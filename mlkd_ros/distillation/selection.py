@@ -159,15 +159,15 @@ class _Probe:
         self._first: tuple[np.ndarray, Box] | None = None
         self._rng = np.random.default_rng(0)
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target; remembered for the looks elsewhere."""
-        self._tracker.init(image, box)
+        self._tracker.init(image, box, stamp)
         self._first = image.copy(), box
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Track; the raw score and whether the box was right become a sample."""
         self._frame += 1
-        result = self._tracker.update(image)
+        result = self._tracker.update(image, stamp)
         truth = self._truth[self._frame]
         right = bool(np.isfinite(truth).all() and iou(np.array(result.box), truth) > RIGHT_ABOVE)
         self._samples.add(result.score, right, self._name)

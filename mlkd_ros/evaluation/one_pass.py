@@ -98,6 +98,7 @@ def run_one_pass(
                     tracker,
                     frame,
                     number,
+                    number / sequence.rate,
                     sequence.boxes[number] if number == start else None,
                     passes[name],
                 )
@@ -110,6 +111,7 @@ def _one_frame(
     tracker: EvaluatedTracker,
     frame: np.ndarray,
     number: int,
+    stamp: float,
     truth: np.ndarray | None,
     result: OnePass,
 ) -> None:
@@ -117,10 +119,10 @@ def _one_frame(
     began = time.perf_counter()
     if truth is not None:
         x, y, w, h = truth.tolist()
-        tracker.init(frame, (x, y, w, h))
+        tracker.init(frame, (x, y, w, h), stamp)
         box: tuple[float, ...] | None = (x, y, w, h)
     else:
-        box = tracker.update(frame)
+        box = tracker.update(frame, stamp)
     result.seconds[number] = time.perf_counter() - began
     if box is not None:
         result.boxes[number] = box

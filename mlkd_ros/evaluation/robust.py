@@ -89,12 +89,11 @@ def fly_starts(
     condition: str = DAY,
     noise_seed: int = 0,
     starts: int = 1,
-    rate: float = 30.0,
 ) -> list[Run]:
     """Fly every tracker from every start, all of them side by side on the same frames.
 
-    create: makes a tracker from its name; called once for each name and start. rate: frames a
-    second, for times. DatasetError when no frame is annotated.
+    create: makes a tracker from its name; called once for each name and start. DatasetError when no
+    frame is annotated.
     """
     begins = starts_of(sequence, starts)
     if not begins:
@@ -104,25 +103,26 @@ def fly_starts(
     boxes = [np.full((count, 4), np.nan) for _ in flying]
     confidence = [np.full(count, np.nan) for _ in flying]
     for number, frame in enumerate(darkened_frames(sequence, condition, noise_seed)):
+        stamp = number / sequence.rate
         for (_, begin, tracker), own, sure in zip(flying, boxes, confidence, strict=True):
             if number == begin:
                 x, y, w, h = sequence.boxes[number].tolist()
-                tracker.init(frame, (x, y, w, h))
+                tracker.init(frame, (x, y, w, h), stamp)
                 own[number] = x, y, w, h
             elif number > begin:
-                box = tracker.update(frame)
+                box = tracker.update(frame, stamp)
                 if box is not None:
                     own[number] = box
                 sure[number] = getattr(tracker, "confidence", math.nan)
     return [
-        _run(name, sequence, condition, noise_seed, begin, own, sure, rate)
+        _run(name, sequence, condition, noise_seed, begin, own, sure)
         for (name, begin, _), own, sure in zip(flying, boxes, confidence, strict=True)
     ]
 
 
 def _run(
     name: str, sequence: Sequence, condition: str, noise_seed: int, begin: int, boxes: np.ndarray,
-    confidence: np.ndarray, rate: float,
+    confidence: np.ndarray,
 ) -> Run:  # fmt: skip
     boxes, truth, confidence = boxes[begin:], sequence.boxes[begin:], confidence[begin:]
     scores = score(boxes, truth)
@@ -133,7 +133,7 @@ def _run(
     last = seen[-max(1, len(seen) // 10) :]
     figures = Figures(
         scores.success_auc, bool(last.mean() < LOST_BELOW), scores.missed, scores.frames,
-        scores.false_positives, scores.absent, tuple(_reacquired(present, overlap, rate)),
+        scores.false_positives, scores.absent, tuple(_reacquired(present, overlap, sequence.rate)),
     )  # fmt: skip
     after = reported.copy()
     after[0] = False  # the box of the designation is the truth

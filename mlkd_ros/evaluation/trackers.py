@@ -35,12 +35,14 @@ Box = tuple[float, float, float, float]
 
 
 class EvaluatedTracker(Protocol):
-    """What evaluation needs. Images are uint8 BGR; boxes are ``x, y, w, h`` in their pixels."""
+    """What evaluation needs. Images are uint8 BGR; boxes are ``x, y, w, h`` in their pixels; stamps
+    are seconds, for those trackers that reckon with time.
+    """
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target, forgetting the last one."""
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target in the next frame; None where it is reported lost."""
 
 
@@ -59,13 +61,13 @@ class OursTracker:
 
         self._tracker = load_tracker(checkpoint, device=device, engine=engine)
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
-        self._tracker.init(image, box)
+        self._tracker.init(image, box, stamp)
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
-        result = self._tracker.update(image)
+        result = self._tracker.update(image, stamp)
         self.confidence = result.confidence
         return result.box
 
@@ -84,13 +86,13 @@ class TeacherTracker:
             raise ValueError("teacher needs a tracker: teacher=TRACKER[,TRACKER][@ENHANCER]")
         self._tracker = teacher_tracker(paths, enhancer or "identity", settings=settings)
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
-        self._tracker.init(image, box)
+        self._tracker.init(image, box, stamp)
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
-        return self._tracker.update(image).box
+        return self._tracker.update(image, stamp).box
 
 
 class EnhancedTracker:
@@ -101,13 +103,13 @@ class EnhancedTracker:
     ) -> None:
         self._tracker, self._enhance = tracker, enhance
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
-        self._tracker.init(self._enhance(image), box)
+        self._tracker.init(self._enhance(image), box, stamp)
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
-        return self._tracker.update(self._enhance(image))
+        return self._tracker.update(self._enhance(image), stamp)
 
 
 class OpenCvTracker:
@@ -120,14 +122,14 @@ class OpenCvTracker:
         self._create = create
         self._tracker = create()
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target, with a fresh tracker."""
         self._tracker = self._create()
         left, top = round(box[0]), round(box[1])
         right, bottom = round(box[0] + box[2]), round(box[1] + box[3])
         self._tracker.init(image, (left, top, max(right - left, 1), max(bottom - top, 1)))
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
         found, box = self._tracker.update(image)
         if not found:
@@ -158,14 +160,14 @@ class NanoTracker:
         self._head = _onnx_session(head)
         self._window, self._penalty, self._rate = window, penalty, rate
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
         self._centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2])
         self._size = np.array([box[2], box[3]], np.float64)
         self._pad = image.mean(axis=(0, 1))
         self._template = self._features(self._cut(image, self._context(), self.TEMPLATE))
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
         side = self._context() * self.SEARCH / self.TEMPLATE
         features = self._features(self._cut(image, side, self.SEARCH))
@@ -246,13 +248,13 @@ class LightFcTracker:
                     f"{', '.join(sorted(expected))}"
                 )
 
-    def init(self, image: np.ndarray, box: Box) -> None:
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
         """Designate the target."""
         self._box = np.array(box, np.float64)
         patch = self._cut(image, self._side(2), self.TEMPLATE)
         (self._template,) = self._graphs[0].run(["features"], {"image": patch})
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         """Find the target."""
         side = self._side(4)
         patch = self._cut(image, side, self.SEARCH)

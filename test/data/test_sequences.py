@@ -28,8 +28,11 @@ def _write_otb(root: Path, name: str, frames: int, boxes: str) -> Path:
     return folder
 
 
+RATE = 25.0
+
+
 def _write_video(path: Path, frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), RATE, (64, 48))
     for number in range(frames):
         writer.write(np.full((48, 64, 3), 20 * number, np.uint8))
     writer.release()
@@ -111,7 +114,7 @@ def test_video_pairs(tmp_path: Path) -> None:
     _write_video(tmp_path / "one.mp4", 4)
     (tmp_path / "one.txt").write_text("1,1,5,5\nNaN,NaN,NaN,NaN\n2,1,5,5\n3,1,5,5\n")
     (sequence,) = load_video_pairs(tmp_path)
-    assert sequence.name == "one" and len(sequence.frames) == 4
+    assert sequence.name == "one" and len(sequence.frames) == 4 and sequence.rate == RATE
     assert np.isnan(sequence.boxes[1]).all()
     assert [frame.shape for frame in sequence.frames] == [(48, 64, 3)] * 4
 

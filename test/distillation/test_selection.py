@@ -122,10 +122,10 @@ class Recorder:
     def sibling(self):
         return Recorder()
 
-    def init(self, image, box):
+    def init(self, image, box, stamp=None):
         self.box = box
 
-    def update(self, image):
+    def update(self, image, stamp=None):
         x, y, w, h = self.box
         side = context_side(w, h, self.settings.context_amount) * 255 / 127
         window = CropWindow.around(x + w / 2, y + h / 2, side, 255)

@@ -30,13 +30,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.frames: list[np.ndarray] = []
+        self.stamps: list[float | None] = []
         self.box: Box = (0.0, 0.0, 0.0, 0.0)
 
-    def init(self, image: np.ndarray, box: Box) -> None:
-        self.frames, self.box = [image.copy()], box
+    def init(self, image: np.ndarray, box: Box, stamp: float | None = None) -> None:
+        self.frames, self.box, self.stamps = [image.copy()], box, [stamp]
 
-    def update(self, image: np.ndarray) -> Box | None:
+    def update(self, image: np.ndarray, stamp: float | None = None) -> Box | None:
         self.frames.append(image.copy())
+        self.stamps.append(stamp)
         return None if len(self.frames) == 4 else self.box
 
 
@@ -55,6 +57,7 @@ def test_trackers_start_on_the_first_annotated_frame_and_see_the_same_frames() -
     passes = run_one_pass({"one": one, "two": two}, sequence, on_frame=seen.append)
     assert seen == list(range(6))
     assert len(one.frames) == 5
+    assert one.stamps == pytest.approx(np.arange(1, 6) / 30.0)
     for a, b, frame in zip(one.frames, two.frames, list(sequence.frames)[1:], strict=True):
         np.testing.assert_array_equal(a, frame)
         np.testing.assert_array_equal(a, b)

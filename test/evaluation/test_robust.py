@@ -3,6 +3,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,10 +39,10 @@ class Oracle:
     def __init__(self, boxes, blind=(), stuck=COUNT, confidence=0.9):
         self._boxes, self._blind, self._stuck, self._sure = boxes, blind, stuck, confidence
 
-    def init(self, image, box):
+    def init(self, image, box, stamp=None):
         assert tuple(self._boxes[int(image[0, 0, 0])]) == box
 
-    def update(self, image):
+    def update(self, image, stamp=None):
         number = int(image[0, 0, 0])
         self.confidence = self._sure
         row = self._boxes[min(number, self._stuck)]
@@ -79,7 +80,7 @@ def test_missed_false_and_found_again():
     flown = sequence(hidden=range(10, 16))
     truth = sequence()
     says = Oracle(truth.boxes, blind=(4, 5, 16, 17, 18))
-    (run,) = fly_starts(lambda _: says, ["one"], flown, rate=10.0)
+    (run,) = fly_starts(lambda _: says, ["one"], replace(flown, rate=10.0))
     assert (run.figures.missed, run.figures.frames) == (5, 34)
     assert (run.figures.false, run.figures.absent) == (6, 6)
     assert run.figures.reacquired == (0.3,)
