@@ -97,14 +97,14 @@ class Snapshot:
     problem: str
     unusable: Counter[str]
     qos_problem: str
-    engine: str
-    device: str
-    fallback: str
     clock_missing: bool
-    processed: int
-    dropped: Counter[str]
     latency: Latency
-    states: dict[str, TrackState]
+    engine: str = ""
+    device: str = ""
+    fallback: str = ""
+    processed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    states: dict[str, TrackState] = field(default_factory=dict)
     clock_offset: float = math.nan
     stamp_problem: str = ""
     mark_problem: str = ""

@@ -6,6 +6,7 @@ All of it on the executor's thread; `history` and `monitor` may be asked from an
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -23,7 +24,7 @@ from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS, Decoder, top
 from mlkd_ros.imaging.stamps import StampJudge, header_stamp
 from mlkd_ros.msg import OperatorView
 from mlkd_ros.node import messages
-from mlkd_ros.node.diagnostics import Monitor
+from mlkd_ros.node.diagnostics import CLOCKS_DIFFER, EARLY, Monitor, clocks_differ
 from mlkd_ros.node.graph import message_class, wrong_type
 from mlkd_ros.node.parameters import Settings
 from mlkd_ros.session.history import FrameHistory, HeldFrame
@@ -189,6 +190,29 @@ class Intake:
                 f"image stamps on {self.topic}: {StampJudge.describe(finding)}. Tracking goes on, "
                 "and images of the past can be designated"
             )
+
+    def latency(self, held: HeldFrame) -> float:
+        """Seconds from the image's stamp to now; NaN when that cannot be known.
+
+        So it is while sim time has not begun, or has begun again since the image arrived, and while
+        the stamps are none, stand still, or are of another clock.
+        """
+        if held.number <= self.monitor.of_another_time or self.clock_missing():
+            return math.nan
+        if held.stamp is None or held.finding:
+            return math.nan
+        latency = (self._node.get_clock().now().nanoseconds - held.stamp) * 1e-9
+        differ = not EARLY <= latency <= CLOCKS_DIFFER
+        self.monitor.clock_offset = latency if differ else math.nan
+        if differ:
+            self._node.get_logger().warning(clocks_differ(self.topic, latency), once=True)
+            return math.nan
+        return latency
+
+    def clock_missing(self) -> bool:
+        """Whether sim time is to be used and there is none yet."""
+        clock = cast(ROSClock, self._node.get_clock())
+        return bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0
 
     def stamp_problem(self) -> str:
         """What has been wrong with the stamps of late, in words; empty if nothing was."""

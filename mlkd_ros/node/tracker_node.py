@@ -8,74 +8,46 @@ the tracking thread without holding the executor up.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from pathlib import Path
+from functools import wraps
 from typing import Any, cast
 
-import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import (
     LifecycleNode,
-    LifecyclePublisher,
     LifecycleState,
     TransitionCallbackReturn,
 )
-from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.task import Future
-from std_msgs.msg import String
-from vision_msgs.msg import Detection2DArray
 
-from mlkd_ros.imaging.camera import CAMERA_TOPIC
-from mlkd_ros.imaging.encodings import UnusableImageError
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
-from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import (
-    CLOCKS_DIFFER,
-    EARLY,
     Phase,
     Snapshot,
-    clocks_differ,
     diagnostic_statuses,
 )
-from mlkd_ros.node.extras import Extras
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
-from mlkd_ros.node.pointing import Mark, Pointing, designation, fitted
 from mlkd_ros.node.start import USAGE, StartError, start_ros
-from mlkd_ros.session.fallback import CpuFallback
-from mlkd_ros.session.history import HeldFrame
-from mlkd_ros.session.resume import TargetKeeper, default_path
+from mlkd_ros.node.tracking_session import TrackingSession
 from mlkd_ros.session.targets import (
     Code,
-    Designated,
     Designation,
     DesignationError,
-    TargetReport,
-    TargetSet,
 )
-from mlkd_ros.session.worker import Command, NotRunningError, TrackingWorker
 from mlkd_ros.shared_memory import remove_abandoned_segments
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import (
     CheckpointError,
     EngineError,
-    Tracker,
-    choose_student,
-    load_tracker,
 )
 
 __all__ = ["TrackerNode", "main"]
@@ -87,9 +59,6 @@ _DESCRIPTION = (
 )
 
 Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
-
-#: Seconds between two log lines about the same thing.
-_LOG_EVERY = 5.0
 
 
 def _told(transition: Transition) -> Transition:
@@ -121,19 +90,11 @@ class TrackerNode(LifecycleNode):
         options.setdefault("namespace", "mlkd")
         super().__init__("tracker", **options)
         self._phase = Phase.UNCONFIGURED
-        self._worker: TrackingWorker | None = None
+        #: From configure to cleanup.
+        self._session: TrackingSession | None = None
         self._declared = Parameters(self, lambda: self._phase is not Phase.UNCONFIGURED, self._tune)
-        self._fallback: CpuFallback | None = None
-        #: File of the student that was loaded.
-        self._flown: Path | None = None
-        self._keeper: TargetKeeper | None = None
         self._intake = Intake(self, self._declared.settings)
-        self._paused = False
-        self._publishers_made: list[LifecyclePublisher] = []
-        self._camera_settings: Publisher[String] | None = None
         self._logged_problems: set[str] = set()
-        self._extras: Extras | None = None
-        self._pointing: Pointing | None = None
         self._serve()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -155,8 +116,8 @@ class TrackerNode(LifecycleNode):
 
     def close(self) -> None:
         """Stop tracking and destroy the node."""
-        if self._worker is not None:
-            self._worker.stop()
+        if self._session is not None:
+            self._session.stop()
         self.destroy_node()
         # rclpy leaves it alive, and with it the process's shared memory and its place in the graph.
         self._state_machine.destroy_when_not_in_use()
@@ -169,8 +130,8 @@ class TrackerNode(LifecycleNode):
         self._renew_intake()
         self._report()  # Nothing else is said while it loads.
         try:
-            self._start_worker()
-            self._advertise()
+            self._session = TrackingSession(self, self._declared, self._intake)
+            self._session.load()
         except Exception as error:
             expected = isinstance(error, (CheckpointError, EngineError, ParameterError))
             name = "" if expected else f"{type(error).__name__}: "
@@ -183,14 +144,8 @@ class TrackerNode(LifecycleNode):
     @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the images and publish about them."""
-        worker = self._worker
-        assert worker is not None  # It is configured.
-        if self._paused:
-            self._submit(TargetSet.look_for_all)
-        self._intake.subscribe(worker.offer)
-        if self._extras is not None and self._pointing is not None:
-            self._extras.bearings.subscribe()
-            self._pointing.subscribe(self._on_mark)
+        assert self._session is not None  # It is configured.
+        self._session.activate()
         self._phase = Phase.ACTIVE
         return super().on_activate(state)
 
@@ -198,26 +153,21 @@ class TrackerNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and fall silent; the targets are kept."""
         result = super().on_deactivate(state)
-        self._intake.unsubscribe()
-        self._unsubscribe_extras()
-        if self._worker is not None:
-            self._worker.withdraw()
-        self._paused = True
+        assert self._session is not None  # It is active.
+        self._session.deactivate()
         self._phase = Phase.INACTIVE
         return result
 
     @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the targets, release the student and the publishers."""
-        self._release()
-        self._forget_saved()
+        self._release(forget=True)
         return TransitionCallbackReturn.SUCCESS
 
     @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """The same from any state, for good. The process goes on until it is ended."""
-        self._release()
-        self._forget_saved()
+        self._release(forget=True)
         self._phase = Phase.FINALIZED
         return TransitionCallbackReturn.SUCCESS
 
@@ -228,79 +178,24 @@ class TrackerNode(LifecycleNode):
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
-    def _start_worker(self) -> None:
-        """Load the student on the tracking thread and wait for it. Raises what went wrong."""
-        settings = self._declared.settings
-        self._fallback = CpuFallback(
-            self._load_tracker, settings.device, settings.engine, self.get_logger().error
-        )
-        path = settings.resume_file or default_path(self.get_fully_qualified_name())
-        self._keeper = TargetKeeper(Path(path), self.get_logger()) if settings.resume else None
-        self._worker = TrackingWorker(
-            self._load, self._publish, self._fallback.recover, self._failed
-        )
-        self._worker.start()
-        while not self._worker.wait_loaded(0.2):
-            if not self.context.ok():
-                raise ExternalShutdownException()
-        targets = self._worker.targets
-        assert targets is not None  # It is loaded.
-        self._declared.declare_presence(targets.presence)
-        self._tune()
-
     def _tune(self) -> None:
-        """Hand to the tracking thread what may change while it runs."""
-        presence, budget = self._declared.presence, self._declared.settings.search_budget
-        if presence is not None:
-            self._submit(lambda targets: targets.tune(presence, budget))
-
-    def _submit(self, command: Command) -> None:
-        """A command that nobody waits for."""
-
-        def done(_: Any, error: Exception | None) -> None:
-            if error is not None and not isinstance(error, NotRunningError):
-                self._failed("carrying out a command", error)
-
-        if self._worker is not None:
-            with contextlib.suppress(NotRunningError):
-                self._worker.submit(command, done)
-
-    def _unsubscribe_extras(self) -> None:
-        if self._extras is not None:
-            self._extras.bearings.unsubscribe()
-        if self._pointing is not None:
-            self._pointing.unsubscribe()
+        if self._session is not None:
+            self._session.tune()
 
     def _renew_intake(self) -> None:
         """With the parameters as they are now, and nothing counted yet."""
         self._intake.close()
         self._intake = Intake(self, self._declared.settings)
 
-    def _release(self) -> None:
-        """Back to unconfigured, from wherever."""
+    def _release(self, *, forget: bool = False) -> None:
+        """Back to unconfigured, from wherever; `forget`: what was saved to be resumed, too."""
         self._renew_intake()
-        self._unsubscribe_extras()
-        self._paused = False
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-        self._fallback = self._flown = None
-        self._declared.undeclare_presence()
-        for publisher in self._publishers_made:
-            self.destroy_lifecycle_publisher(publisher)
-        self._publishers_made = []
-        if self._camera_settings is not None:
-            self.destroy_publisher(self._camera_settings)
-            self._camera_settings = None
-        self._extras = self._pointing = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.close(forget=forget)
         self._phase = Phase.UNCONFIGURED
 
-    def _forget_saved(self) -> None:
-        if self._keeper is not None:
-            self._keeper.forget()
-            self._keeper = None
-
-    # --- what the node offers -------------------------------------------------------------------
+    # --- services -------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         for kind, name, answer in (
@@ -311,26 +206,6 @@ class TrackerNode(LifecycleNode):
             group = MutuallyExclusiveCallbackGroup()
             # rclpy types no coroutine, but runs them.
             self.create_service(kind, name, cast(Any, answer), callback_group=group)
-
-    def _advertise(self) -> None:
-        self._detections = self._publisher(Detection2DArray, "detections", 10)
-        self._status = self._publisher(TrackStatus, "status", 10)
-        settings = self._declared.settings
-        self._extras = Extras(self, settings, self._intake.image_topic, self._publisher)
-        self._pointing = Pointing(self, settings)
-        kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._camera_settings = self.create_publisher(String, CAMERA_TOPIC, kept)
-        self._camera_settings.publish(String(data=settings.camera.to_json()))
-
-    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
-        """One that is silent until the node is active, and gone after cleanup."""
-        publisher = self.create_lifecycle_publisher(
-            kind, name, depth, qos_overriding_options=QoSOverridingOptions.with_default_policies()
-        )
-        self._publishers_made.append(publisher)
-        return publisher
-
-    # --- executor thread ------------------------------------------------------------------------
 
     async def _on_init_target(
         self, request: InitTarget.Request, response: InitTarget.Response
@@ -343,8 +218,8 @@ class TrackerNode(LifecycleNode):
             fit=request.fit,
         )
         try:
-            self._check_active()
-            designated = await self._on_tracking_thread(partial(self._designate, designation))
+            session = self._active_session()
+            designated = await session.designate(designation)
         except DesignationError as error:
             return self._refuse(response, error)
         response.code = int(Code.SUCCESS)
@@ -352,34 +227,10 @@ class TrackerNode(LifecycleNode):
         response.stamp = designated.start.header.stamp
         response.box = [float(value) for value in designated.box]
         response.frames_caught_up = designated.frames_caught_up
-        response.status = self._status_message(designated.newest, designated.report)
-        response.message = self._outcome(designated)
+        response.status = session.status_message(designated.newest, designated.report)
+        response.message = designated.outcome
         self.get_logger().info(response.message)
         return response
-
-    def _on_mark(self, mark: Mark) -> None:
-        """A click or a rectangle: nobody waits for an answer, so the log has it."""
-        worker, pointing = self._worker, self._pointing
-        if worker is None or pointing is None:
-            return
-
-        def done(designated: Designated | None, error: Exception | None) -> None:
-            if designated is not None:
-                pointing.conclude(mark, self._outcome(designated))
-            elif isinstance(error, (DesignationError, NotRunningError)):
-                pointing.refuse(mark, str(error))
-            elif error is not None:
-                pointing.refuse(mark, f"{type(error).__name__}: {error}")
-
-        with contextlib.suppress(NotRunningError):
-            worker.submit(partial(self._designate_mark, mark), done)
-
-    @staticmethod
-    def _outcome(designated: Designated) -> str:
-        return (
-            f"target {designated.report.target_id} designated, then followed through "
-            f"{designated.frames_caught_up} images: {designated.report.result.state.name}"
-        )
 
     def _refuse(
         self, response: InitTarget.Response, error: DesignationError
@@ -399,7 +250,7 @@ class TrackerNode(LifecycleNode):
     ) -> StopTarget.Response:
         """In every state of the node: what is not followed need not be stopped."""
         try:
-            names = await self._on_tracking_thread(partial(self._forget, request.target_id))
+            names = await self._session.forget(request.target_id) if self._session else []
         except DesignationError as error:
             if error.code != Code.NOT_READY:
                 response.code, response.message = StopTarget.Response.INTERNAL_ERROR, str(error)
@@ -416,10 +267,10 @@ class TrackerNode(LifecycleNode):
         self.get_logger().info(f"stop: {response.message}")
         return response
 
-    def _check_active(self) -> None:
+    def _active_session(self) -> TrackingSession:
         """Raises DesignationError that says how to get there, unless the node is active."""
-        if self._phase is Phase.ACTIVE:
-            return
+        if self._phase is Phase.ACTIVE and self._session is not None:
+            return self._session
         command = f"ros2 lifecycle set {self.get_fully_qualified_name()}"
         todo = {
             Phase.UNCONFIGURED: f"{command} configure, then the same with activate",
@@ -430,34 +281,7 @@ class TrackerNode(LifecycleNode):
             Code.NOT_READY, f"the tracker is {self._phase.value}, it has to be active: {todo}"
         )
 
-    async def _on_tracking_thread(self, command: Command) -> Any:
-        """The command's result, awaited. Raises DesignationError, for whatever went wrong."""
-        executor, worker = self.executor, self._worker
-        assert executor is not None  # It is running this.
-        if worker is None:
-            raise DesignationError(Code.NOT_READY, "the tracker is not configured")
-        future: Future[tuple[Any, Exception | None]] = Future(executor=executor)
-
-        def done(result: Any, error: Exception | None) -> None:
-            future.set_result((result, error))
-            # It looks at waiting callbacks only when something happens.
-            executor.wake()
-
-        try:
-            worker.submit(command, done)
-            result, error = cast("tuple[Any, Exception | None]", await future)
-        except NotRunningError as refusal:
-            error = refusal
-        if error is None:
-            return result
-        if isinstance(error, NotRunningError):
-            raise DesignationError(Code.NOT_READY, str(error)) from error
-        if isinstance(error, DesignationError):
-            if error.code == Code.INTERNAL_ERROR:
-                self._failed("designating a target", error.__cause__ or error)
-            raise error
-        self._failed("carrying out a command", error)
-        raise DesignationError(Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+    # --- diagnostics ----------------------------------------------------------------------------
 
     def _on_second(self) -> None:
         monitor, active = self._intake.monitor, self._phase is Phase.ACTIVE
@@ -476,8 +300,8 @@ class TrackerNode(LifecycleNode):
         for problem in sorted(problems - self._logged_problems):
             self.get_logger().error(problem)
         self._logged_problems = problems
-        if self._extras is not None:
-            self._extras.bearings.look()
+        if self._session is not None:
+            self._session.look()
 
     def _report(self) -> tuple[Snapshot, DiagnosticStatus]:
         """Publish the diagnostics; what they were made of, and the one about the images."""
@@ -490,164 +314,29 @@ class TrackerNode(LifecycleNode):
         return snapshot, message.status[0]
 
     def _snapshot(self) -> Snapshot:
-        settings, worker = self._declared.settings, self._worker
-        monitor, history = self._intake.monitor, self._intake.history
-        targets = worker.targets if worker else None
-        input_rate, output_rate = monitor.rates()
+        intake, monitor, history = self._intake, self._intake.monitor, self._intake.history
+        silence, (input_rate, output_rate) = monitor.silence(), monitor.rates()
         return Snapshot(
             phase=self._phase,
-            topic=self._intake.topic,
-            silent=monitor.silence() > settings.silence_timeout,
-            silence=monitor.silence(),
-            publishers=self.count_publishers(self._intake.topic),
+            topic=intake.topic,
+            silent=silence > self._declared.settings.silence_timeout,
+            silence=silence,
+            publishers=self.count_publishers(intake.topic),
             received=monitor.received,
             input_rate=input_rate,
             output_rate=output_rate,
             problem=monitor.problem,
             unusable=Counter(monitor.unusable),
-            qos_problem=self._intake.qos_problem(),
-            engine=targets.engine_name if targets else "",
-            device=targets.device if targets else "",
-            fallback=self._fallback.reason if self._fallback else "",
-            processed=worker.processed if worker else 0,
-            dropped=Counter(worker.dropped) if worker else Counter(),
+            qos_problem=intake.qos_problem(),
             latency=monitor.latency(),
-            states=targets.states if targets else {},
             history=f"{len(history)} images, {history.seconds:.1f} s, "
             f"{history.nbytes / 2**20:.0f} MiB",
-            clock_missing=self._clock_missing(),
-            health=self._extras.health if self._extras else None,
-            bearing_problem=self._extras.bearings.problem if self._extras else "",
-            bearing=self._extras.bearings.values() if self._extras else {},
-            designated=self._pointing.values() if self._pointing else {},
+            clock_missing=intake.clock_missing(),
             clock_offset=monitor.clock_offset,
-            stamp_problem=self._intake.stamp_problem(),
-            type_problem=self._extras.bearings.type_problem() if self._extras else "",
-            mark_problem=self._pointing.type_problem() if self._pointing else "",
-            extra={"images are": self._intake.kind, **self._intake.stamp_values()},
+            stamp_problem=intake.stamp_problem(),
+            extra={"images are": intake.kind, **intake.stamp_values()},
+            **(self._session.values() if self._session is not None else {}),
         )
-
-    # --- tracking thread ------------------------------------------------------------------------
-
-    def _load(self) -> TargetSet:
-        settings, fallback = self._declared.settings, self._fallback
-        assert fallback is not None  # Made before this thread was started.
-        # Read first: how old it is counts from when it was saved to now, not to after loading.
-        saved = self._keeper.read(settings.resume_within) if self._keeper else None
-        # OpenCV's own threads would compete with the network's for a crop's worth of work.
-        cv2.setNumThreads(settings.threads)
-        targets = TargetSet(fallback.load(), settings.max_targets)
-        if saved is not None and self._keeper is not None:
-            self._keeper.restore(targets, saved)
-        self.get_logger().info(f"ready: {targets.engine_name}, {self._flown}")
-        return targets
-
-    def _load_tracker(self, device: str, engine: str) -> Tracker:
-        settings = self._declared.settings
-        # On another device the targets go on with the student they were followed with.
-        student = self._flown or choose_student(
-            settings.checkpoint or settings.student, device, engine
-        )
-        tracker = load_tracker(student, device=device, engine=engine, threads=settings.threads)
-        self._flown = student
-        return tracker
-
-    def _forget(self, target_id: str, targets: TargetSet) -> list[str]:
-        names = targets.forget(target_id)
-        if self._keeper is not None:
-            self._keeper.save(targets)
-        return names
-
-    def _designate(self, designation: Designation, targets: TargetSet) -> Designated:
-        worker, fallback = self._worker, self._fallback
-        assert worker is not None and fallback is not None  # They run this.
-        settings, history = self._declared.settings, self._intake.history
-        duration = settings.catch_up_duration
-        if designation.fit:
-            designation = fitted(designation, targets, history, settings.click_size)
-        try:
-            designated = targets.designate(designation, history, duration)
-        except DesignationError as error:
-            failed = error.code == Code.INTERNAL_ERROR
-            if not failed or not fallback.recover(targets, error.__cause__):
-                raise
-            designated = targets.designate(designation, history, duration)
-        if self._keeper is not None:
-            self._keeper.save(targets)
-        worker.caught_up(targets, designated.newest, designated.report)
-        return designated
-
-    def _designate_mark(self, mark: Mark, targets: TargetSet) -> Designated:
-        asked = designation(mark, targets, self._intake.history, self._declared.settings)
-        return self._designate(asked, targets)
-
-    def _publish(self, held: HeldFrame, reports: list[TargetReport]) -> None:
-        try:
-            settings = self._declared.settings
-            self._detections.publish(messages.detections(held.header, reports, settings.class_id))
-            latency = self._latency(held)
-            for report in cast("list[TargetReport | None]", reports) or [None]:
-                self._status.publish(self._status_message(held, report, latency))
-            self._intake.monitor.published(latency)
-            if self._extras is not None:
-                self._extras.publish(held, reports, latency, settings)
-            targets = self._worker.targets if self._worker else None
-            if self._keeper is not None and self._keeper.due and targets is not None:
-                self._keeper.save(targets)
-        except Exception:
-            # The context goes away under this thread when the node is told to end.
-            if self.context.ok():
-                raise
-
-    def _status_message(
-        self, held: HeldFrame, report: TargetReport | None, latency: float | None = None
-    ) -> TrackStatus:
-        monitor, worker = self._intake.monitor, self._worker
-        counts = messages.Counts(
-            received=monitor.received,
-            processed=worker.processed if worker else 0,
-            dropped=(worker.dropped.total() if worker else 0) + monitor.unusable.total(),
-        )
-        return messages.status(
-            held.header,
-            report,
-            (held.frame.width, held.frame.height),
-            counts,
-            self._latency(held) if latency is None else latency,
-        )
-
-    def _latency(self, held: HeldFrame) -> float:
-        """Seconds from the image's stamp to now; NaN when that cannot be known.
-
-        So it is while sim time has not begun, or has begun again since the image arrived, and while
-        the stamps are none, stand still, or are of another clock.
-        """
-        if held.number <= self._intake.monitor.of_another_time or self._clock_missing():
-            return math.nan
-        if held.stamp is None or held.finding:
-            return math.nan
-        latency = (self.get_clock().now().nanoseconds - held.stamp) * 1e-9
-        differ = not EARLY <= latency <= CLOCKS_DIFFER
-        self._intake.monitor.clock_offset = latency if differ else math.nan
-        if differ:
-            self.get_logger().warning(clocks_differ(self._intake.topic, latency), once=True)
-            return math.nan
-        return latency
-
-    def _clock_missing(self) -> bool:
-        """Whether sim time is to be used and there is none yet."""
-        clock = cast(ROSClock, self.get_clock())
-        return bool(clock.ros_time_is_active) and clock.now().nanoseconds == 0
-
-    def _failed(self, what: str, error: BaseException) -> None:
-        """Log what went wrong."""
-        logger = self.get_logger()
-        if isinstance(error, UnusableImageError):
-            self._intake.monitor.problem = str(error)  # Found out late, when it was decoded.
-            logger.warning(f"{what}: {error}", throttle_duration_sec=_LOG_EVERY)
-            return
-        text = f"{what}: {type(error).__name__}: {error}"
-        logger.error(text, throttle_duration_sec=_LOG_EVERY)
 
 
 def main(args: Sequence[str] | None = None) -> int:

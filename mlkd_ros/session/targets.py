@@ -103,6 +103,14 @@ class Designated:
     report: TargetReport
     box: Box
 
+    @property
+    def outcome(self) -> str:
+        """In words."""
+        return (
+            f"target {self.report.target_id} designated, then followed through "
+            f"{self.frames_caught_up} images: {self.report.result.state.name}"
+        )
+
 
 @dataclass
 class _Target:

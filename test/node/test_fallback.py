@@ -16,7 +16,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 from mlkd_ros.imaging.frame import BgrFrame
-from mlkd_ros.node import tracker_node
+from mlkd_ros.node import tracking_session
 from mlkd_ros.node.tracker_node import TrackerNode
 from mlkd_ros.session.fallback import CpuFallback
 from mlkd_ros.session.history import FrameHistory, HeldFrame
@@ -149,7 +149,7 @@ def ground(engine: FailingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[G
             return load_tracker(device="cpu")
         return Tracker(engine, load_checkpoint().settings)
 
-    monkeypatch.setattr(tracker_node, "load_tracker", load)
+    monkeypatch.setattr(tracking_session, "load_tracker", load)
     context = rclpy.Context()
     rclpy.init(context=context)
     overrides = [Parameter("reliability", value="reliable"), Parameter("device", value="auto")]

@@ -13,7 +13,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from mlkd_ros.msg import TrackStatus
-from mlkd_ros.node import tracker_node
+from mlkd_ros.node import tracking_session
 from mlkd_ros.node.tracker_node import TrackerNode
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.tracking import Tracker
@@ -140,7 +140,9 @@ def test_a_configure_that_fails_can_be_tried_again_with_another_checkpoint(
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch, shipped_tracker: Tracker) -> Iterator[TrackerNode]:
-    monkeypatch.setattr(tracker_node, "load_tracker", lambda *_, **__: shipped_tracker.sibling())
+    monkeypatch.setattr(
+        tracking_session, "load_tracker", lambda *_, **__: shipped_tracker.sibling()
+    )
     context = rclpy.Context()
     rclpy.init(context=context)
     node = TrackerNode(

@@ -17,7 +17,7 @@ from node_support import GroundStation, Scene, image_of, only_box, wait_until
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from mlkd_ros.node import tracker_node
+from mlkd_ros.node import tracking_session
 from mlkd_ros.node.tracker_node import TrackerNode
 from mlkd_ros.session import targets
 from mlkd_ros.srv import InitTarget
@@ -64,7 +64,9 @@ class Running:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch, shipped_tracker: Tracker) -> Iterator[Running]:
-    monkeypatch.setattr(tracker_node, "load_tracker", lambda *_, **__: shipped_tracker.sibling())
+    monkeypatch.setattr(
+        tracking_session, "load_tracker", lambda *_, **__: shipped_tracker.sibling()
+    )
     running = Running()
     yield running
     running.close()
@@ -108,7 +110,7 @@ def test_a_tracker_that_fails_costs_neither_node_nor_target(
         assert response.code == Code.INTERNAL_ERROR
         assert "out of device memory" in response.message
         ground.images.publish(image_of(scene.image(3), ground.now()))
-        worker = running.node._worker
+        worker = running.node._session._worker
         wait_until(lambda: worker.dropped["failed"] == 1, 60, "an image that failed")
     detections = ground.show(image_of(scene.image(4), ground.now()))
     assert detections.detections[0].id == first.target_id
