@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -33,13 +31,13 @@ from std_msgs.msg import Header
 
 from mlkd_ros.camera.access_units import shown
 from mlkd_ros.camera.calibration import read_calibration
-from mlkd_ros.camera.settings import declared, described
+from mlkd_ros.camera.settings import CameraParameters, declared
 from mlkd_ros.camera.stream import Picture, Report, VideoStream
 from mlkd_ros.imaging.encode import frame_message
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import time_message
-from mlkd_ros.node.start import USAGE, start_ros, warn_of_unknown
+from mlkd_ros.node.parameters import described
+from mlkd_ros.node.start import run_node, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
 
 __all__ = ["StreamCamera", "main"]
@@ -207,31 +205,19 @@ def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for what the user can mend."""
-    take_no_arguments("camera", _DESCRIPTION, described(), args)
+    take_no_arguments("camera", _DESCRIPTION, described(CameraParameters), args)
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other cores
-    leave_interrupts_to_rclpy()
-    node = None
-    code = 0
+    return run_node("camera", args, _fly, usage=(ImportError, ValueError))
+
+
+def _fly() -> int:
+    node = StreamCamera()
     try:
-        start_ros(args, "camera")
-        node = StreamCamera()
         warn_of_unknown(node)
-        code = _run(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ImportError, ValueError, ParameterException) as error:
-        print(f"camera: {error}", file=sys.stderr)
-        return USAGE
-    except Exception:
-        # Told to end between two calls: the context is gone.
-        if rclpy.ok():
-            raise
+        return _run(node)
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return code
+        node.destroy_node()
 
 
 def _run(node: StreamCamera) -> int:

@@ -21,19 +21,23 @@ import rclpy
 from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mlkd_ros.gimbal.follower import Follower, FollowerSettings, Mode
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import nanoseconds, time_message
-from mlkd_ros.node.parameters import Change, declaration, descriptor_of
+from mlkd_ros.node.parameters import Change, declaration, described, descriptor_of
+from mlkd_ros.node.start import run_node, warn_of_unknown
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["GimbalNode", "GimbalSettings", "main", "rate_message"]
+
+_DESCRIPTION = (
+    "Keeps the tracker's target in the middle of the picture: hears bearing, status and "
+    "gimbal_override, publishes gimbal_rate; in namespace /mlkd unless -r __ns:=/other is given."
+)
 
 #: Commands a second.
 _RATE = 30.0
@@ -251,26 +255,18 @@ def rate_message(now: float, yaw: float, pitch: float) -> TwistStamped:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for parameters that cannot be used."""
-    leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
-    node = None
+    take_no_arguments("gimbal", _DESCRIPTION, described(GimbalSettings), args)
+    return run_node("gimbal", args, _fly)
+
+
+def _fly() -> int:
+    node = GimbalNode()
     try:
-        node = GimbalNode()
+        warn_of_unknown(node)
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, ParameterException) as error:
-        print(f"gimbal: {error}", file=sys.stderr)
-        return 2
-    except Exception:
-        # Told to end between two calls: the context is gone.
-        if rclpy.ok():
-            raise
+        return 0
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        node.destroy_node()
 
 
 if __name__ == "__main__":

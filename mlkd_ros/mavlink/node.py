@@ -18,17 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import TwistStamped
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo
 
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.mavlink.component import CameraFacts, CameraSettings, Done, Target
 from mlkd_ros.mavlink.connections import parse_endpoint, signing_key
 from mlkd_ros.mavlink.geolocation import GroundPoint, Uncertainties, locate
@@ -37,10 +34,17 @@ from mlkd_ros.mavlink.settings import MavlinkParameters, MavlinkSettings
 from mlkd_ros.mavlink.tracker_client import TrackerClient
 from mlkd_ros.mavlink.vehicle import rotation_of_euler
 from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import nanoseconds
-from mlkd_ros.node.parameters import ParameterError
+from mlkd_ros.node.parameters import ParameterError, described
+from mlkd_ros.node.start import run_node, warn_of_unknown
 
 __all__ = ["MavlinkNode", "main"]
+
+_DESCRIPTION = (
+    "The tracker as a MAVLink camera: takes CAMERA_TRACK_POINT and CAMERA_TRACK_RECTANGLE from "
+    "ground stations and answers with CAMERA_TRACKING_IMAGE_STATUS; docs/mavlink.md has the rest."
+)
 
 #: Seconds for which a bearing may stand for a target.
 _BEARING_AGE = 0.5
@@ -300,28 +304,20 @@ def _version() -> tuple[int, int, int]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for parameters that cannot be used."""
-    leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
+    take_no_arguments("mavlink", _DESCRIPTION, described(MavlinkSettings), args)
+    return run_node("mavlink", args, _fly)
+
+
+def _fly() -> int:
     executor = SingleThreadedExecutor()
-    node = None
+    node = MavlinkNode(executor)
     try:
-        node = MavlinkNode(executor)
+        warn_of_unknown(node)
         executor.add_node(node)
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, ParameterException) as error:
-        print(f"mavlink: {error}", file=sys.stderr)
-        return 2
-    except Exception:
-        # Told to end between two calls: the context is gone.
-        if rclpy.ok():
-            raise
+        return 0
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        node.destroy_node()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described",
     "described_parameters",
     "descriptor_of",
 ]
@@ -359,10 +360,15 @@ def default_settings() -> Settings:
     return Settings()
 
 
+def described(settings: type) -> list[tuple[str, object, str]]:
+    """Name, default and meaning of every parameter of a class of them."""
+    fields = dataclasses.fields(settings)
+    return [(field.name, field.default, field.metadata["description"]) for field in fields]
+
+
 def described_parameters() -> list[tuple[str, object, str]]:
-    """Name, default and meaning of every parameter; thresholds have those of the student."""
-    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
-    return found + [
+    """The same of the tracker; thresholds have the defaults of the student."""
+    return described(Settings) + [
         (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
         for name, one in PRESENCE.items()
     ]

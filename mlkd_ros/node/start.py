@@ -9,19 +9,22 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
 from rclpy.validate_topic_name import validate_topic_name
 
 from mlkd_ros.files import printable
+from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-__all__ = ["USAGE", "StartError", "check_topic", "start_ros", "warn_of_unknown"]
+__all__ = ["USAGE", "StartError", "check_topic", "run_node", "start_ros", "warn_of_unknown"]
 
 #: Exit code for what the user can mend.
 USAGE = 2
@@ -33,6 +36,37 @@ _EVERY_NODE = re.compile(r"qos_overrides\.|use_sim_time$|start_type_description_
 
 class StartError(ValueError):
     """The process cannot start like this; the message says why, and what would be right."""
+
+
+def run_node(
+    name: str,
+    args: Sequence[str] | None,
+    fly: Callable[[], int],
+    usage: tuple[type[Exception], ...] = (ValueError,),
+) -> int:
+    """Start ROS, `fly`, and end: how every executable with a node runs. Returns its exit code.
+
+    name: of the executable and its node. args: as given to `main`. fly: makes the node, runs and
+    destroys it; returns the exit code. usage: errors that, beside StartError and
+    ParameterException, the user can mend: a line on stderr, and exit code `USAGE`.
+    """
+    mendable: tuple[type[Exception], ...] = (StartError, ParameterException, *usage)
+    leave_interrupts_to_rclpy()
+    try:
+        start_ros(args, name)
+        return fly()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except mendable as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return USAGE
+    except Exception:
+        # Told to end while it took a message: rclpy finds its context gone in the middle of it.
+        if rclpy.ok():
+            raise
+        return 0
+    finally:
+        rclpy.try_shutdown()
 
 
 def start_ros(

@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, cast
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import (
     LifecycleNode,
@@ -26,7 +24,6 @@ from rclpy.lifecycle import (
     TransitionCallbackReturn,
 )
 
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node import messages
 from mlkd_ros.node.diagnostics import (
     Phase,
@@ -36,7 +33,7 @@ from mlkd_ros.node.diagnostics import (
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.intake import Intake
 from mlkd_ros.node.parameters import ParameterError, Parameters, described_parameters
-from mlkd_ros.node.start import USAGE, StartError, start_ros
+from mlkd_ros.node.start import run_node
 from mlkd_ros.node.tracking_session import TrackingSession
 from mlkd_ros.session.targets import (
     Code,
@@ -342,31 +339,21 @@ class TrackerNode(LifecycleNode):
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is told to end. Returns the exit code."""
     take_no_arguments("tracker", _DESCRIPTION, described_parameters(), args)
-    leave_interrupts_to_rclpy()
     remove_abandoned_segments()  # of a tracker before this one that was killed
-    node: TrackerNode | None = None
+    return run_node("tracker", args, _fly, usage=(ParameterError,))
+
+
+def _fly() -> int:
+    node = TrackerNode()
     try:
-        start_ros(args, "tracker")
-        node = TrackerNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if not node.autostart():
             return 1
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (StartError, ParameterError, ParameterException) as error:
-        print(f"tracker: {error}", file=sys.stderr)
-        return USAGE
-    except Exception:
-        # Told to end while it took a message: rclpy finds its context gone in the middle of it.
-        if rclpy.ok():
-            raise
+        return 0
     finally:
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
-    return 0
+        node.close()
 
 
 if __name__ == "__main__":

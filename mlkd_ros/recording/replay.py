@@ -18,13 +18,13 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.client import Client
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -39,9 +39,8 @@ from mlkd_ros.imaging.encode import frame_message
 from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
 from mlkd_ros.imaging.errors import DatasetError
 from mlkd_ros.imaging.sources import DEFAULT_RATE, BagSource, FrameSource, SourceFrame, open_source
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.messages import box_from_message
-from mlkd_ros.node.start import USAGE, StartError, start_ros
+from mlkd_ros.node.start import run_node
 from mlkd_ros.recording.beside import KINDS, Beside
 from mlkd_ros.session.parsing import parse_box
 from mlkd_ros.share import use_fastdds_profile
@@ -385,10 +384,15 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"replay: {error}", file=sys.stderr)
         return 1
     use_fastdds_profile()
-    leave_interrupts_to_rclpy()
+    try:
+        return run_node("replay", arguments, partial(_play, source, beside, options))
+    finally:
+        source.close()
+
+
+def _play(source: FrameSource, beside: Beside | None, options: argparse.Namespace) -> int:
     node = None
     try:
-        start_ros(arguments, "replay")
         node = Replay(
             source,
             rate=options.rate,
@@ -400,23 +404,12 @@ def main(args: Sequence[str] | None = None) -> int:
             answer_time=options.answer_time,
         )
         _run(node, options)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except StartError as error:
-        print(f"replay: {error}", file=sys.stderr)
-        return USAGE
     except (DatasetError, ReplayError, ValueError) as error:
         print(f"replay: {error}", file=sys.stderr)
         return 1
-    except Exception:
-        # Told to end between two calls: the context is gone.
-        if rclpy.ok():
-            raise
     finally:
-        source.close()
         if node is not None:
             node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 

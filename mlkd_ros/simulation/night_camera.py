@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import rclpy
 from geometry_msgs.msg import TwistStamped
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
-from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -37,10 +35,9 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 
 from mlkd_ros.data.night_flight import SCENARIOS, NightFlight, RenderedFrame
 from mlkd_ros.imaging.encode import image_message
-from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import box_to_message
-from mlkd_ros.node.start import start_ros, warn_of_unknown
+from mlkd_ros.node.start import run_node, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
 from mlkd_ros.simulation.gimbal import SimulatedGimbal
 
@@ -286,27 +283,17 @@ def main(args: Sequence[str] | None = None) -> int:
     take_no_arguments("night_camera", _DESCRIPTION, described, args)
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other core
-    leave_interrupts_to_rclpy()
-    node = None
+    return run_node("night_camera", args, _fly)
+
+
+def _fly() -> int:
+    node = NightCamera()
     try:
-        start_ros(args, "night_camera")
-        node = NightCamera()
         warn_of_unknown(node)
         _run(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, ParameterException) as error:
-        print(f"night_camera: {error}", file=sys.stderr)
-        return 2
-    except Exception:
-        # Told to end between two calls: the context is gone.
-        if rclpy.ok():
-            raise
+        return 0
     finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        node.destroy_node()
 
 
 def _run(node: NightCamera) -> None:

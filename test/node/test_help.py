@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
-from mlkd_ros.node.parameters import described_parameters
+from mlkd_ros.camera.settings import CameraParameters
+from mlkd_ros.gimbal.node import GimbalSettings
+from mlkd_ros.mavlink.settings import MavlinkSettings
+from mlkd_ros.node.parameters import described, described_parameters
 from mlkd_ros.share import share_directory
 
 
@@ -23,6 +26,9 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("tracker", [name for name, _, _ in described_parameters()]),
         ("night_camera", ["scenario:=crossing", "occlusion:", "seed:=0", "rate:=30.0"]),
+        ("camera", [name for name, _, _ in described(CameraParameters)]),
+        ("mavlink", [name for name, _, _ in described(MavlinkSettings)]),
+        ("gimbal", [name for name, _, _ in described(GimbalSettings)]),
     ],
 )
 def test_help(name: str, words: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,28 @@ def test_a_misspelt_parameter_is_named(tmp_path: Path) -> None:
     assert code == 1
     assert "there is no parameter 'devise', it is ignored; is 'device' meant?" in said
     assert said.count("there is no parameter") == 1
+
+
+@pytest.mark.parametrize("name", ["night_camera", "camera", "mavlink", "gimbal"])
+def test_files_of_the_other_nodes_are_looked_at_alike(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(GOOD)
+    code, said = run(name, "--ros-args", "--params-file", str(file))
+    assert code == 2
+    assert f"{name}: parameter file" in said
+    assert f"has parameters of /mlkd/tracker, but none of this node, /mlkd/{name}" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "misspelt", "meant"),
+    [("gimbal", "gane", "gain"), ("mavlink", "vido_uri", "video_uri")],
+)
+def test_misspelt_parameters_of_the_other_nodes(
+    start_node: Callable, name: str, misspelt: str, meant: str
+) -> None:
+    given = ("-p", f"{misspelt}:=1") + ("-p", "connections:=udpout:127.0.0.1:9") * (
+        name != "gimbal"
+    )
+    node = start_node(name, "--ros-args", *given)
+    node.wait_for_output(f"there is no parameter '{misspelt}', it is ignored; is '{meant}' meant?")
+    assert node.stop() == 0
