@@ -157,7 +157,8 @@ def _flags(path: Path) -> np.ndarray:
     fields = path.read_text(encoding="utf-8").replace(",", " ").split()
     if set(fields) - {"0", "1"}:
         raise DatasetError(f"{path}: flags 0 or 1 expected")
-    return np.array(fields) == "1"
+    flags: np.ndarray = np.array(fields) == "1"
+    return flags
 
 
 def _masked(folder: Path, frames: Path, absent: np.ndarray | None, source: str) -> Sequence:

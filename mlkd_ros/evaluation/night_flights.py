@@ -239,7 +239,8 @@ def _flight(scenario: str, seed: int) -> NightFlight:
 def fingerprint(image: np.ndarray) -> str:
     """Grey values of a thumbnail of an image, as 144 hexadecimal digits."""
     small = cv2.resize(image.astype(np.float32), FINGERPRINT_SIZE, interpolation=cv2.INTER_AREA)
-    return np.round(small.mean(axis=2)).astype(np.uint8).tobytes().hex()
+    grey: np.ndarray = np.round(small.mean(axis=2)).astype(np.uint8)
+    return grey.tobytes().hex()
 
 
 def fingerprint_distance(one: str, other: str) -> int:

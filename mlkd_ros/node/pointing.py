@@ -78,7 +78,7 @@ class Pointing:
             )
             if topic
         ]
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[Subscription[Any]] = []
 
     def subscribe(self, take: Callable[[Mark], None]) -> None:
         """Hand marks to `take`, on the executor's thread, from now on."""

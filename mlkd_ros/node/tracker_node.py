@@ -129,7 +129,7 @@ class TrackerNode(LifecycleNode):
         self._keeper: TargetKeeper | None = None
         self._intake = Intake(self, self._declared.settings)
         self._paused = False
-        self._publishers_made: list[LifecyclePublisher] = []
+        self._publishers_made: list[LifecyclePublisher[Any]] = []
         self._camera_settings: Publisher[String] | None = None
         self._logged_problems: set[str] = set()
         self._extras: Extras | None = None
@@ -322,7 +322,7 @@ class TrackerNode(LifecycleNode):
         self._camera_settings = self.create_publisher(String, CAMERA_TOPIC, kept)
         self._camera_settings.publish(String(data=settings.camera.to_json()))
 
-    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
+    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher[Any]:
         """One that is silent until the node is active, and gone after cleanup."""
         publisher = self.create_lifecycle_publisher(
             kind, name, depth, qos_overriding_options=QoSOverridingOptions.with_default_policies()
