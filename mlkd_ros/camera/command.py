@@ -33,12 +33,13 @@ from std_msgs.msg import Header
 
 from mlkd_ros.camera.access_units import shown
 from mlkd_ros.camera.calibration import read_calibration
-from mlkd_ros.camera.settings import declared, described
+from mlkd_ros.camera.settings import CameraParameters, declared
 from mlkd_ros.camera.stream import Picture, Report, VideoStream
 from mlkd_ros.imaging.encode import frame_message
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import time_message
+from mlkd_ros.node.parameters import described
 from mlkd_ros.node.start import USAGE, start_ros, warn_of_unknown
 from mlkd_ros.share import use_fastdds_profile
 
@@ -207,7 +208,7 @@ def _spin(executor: SingleThreadedExecutor, node: Node) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for what the user can mend."""
-    take_no_arguments("camera", _DESCRIPTION, described(), args)
+    take_no_arguments("camera", _DESCRIPTION, described(CameraParameters), args)
     use_fastdds_profile()
     cv2.setNumThreads(1)  # the tracker has the other cores
     leave_interrupts_to_rclpy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from rclpy.node import Node
@@ -13,7 +12,7 @@ from rclpy.node import Node
 from mlkd_ros.camera.stream import StreamSettings
 from mlkd_ros.node.parameters import Change, ParameterError, declaration, descriptor_of
 
-__all__ = ["CameraParameters", "declared", "described"]
+__all__ = ["CameraParameters", "declared"]
 
 
 def _at_start(default: Any, description: str, **options: Any) -> Any:
@@ -94,9 +93,3 @@ def declared(node: Node) -> CameraParameters:
             )
         values[field.name] = value
     return CameraParameters(**values)
-
-
-def described() -> Iterator[tuple[str, object, str]]:
-    """Name, default and description of each parameter."""
-    for field in dataclasses.fields(CameraParameters):
-        yield field.name, field.default, field.metadata["description"]

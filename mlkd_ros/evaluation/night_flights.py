@@ -14,10 +14,8 @@ between versions of NumPy and OpenCV without a visible difference.)
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 from mlkd_ros.data.flights import target_boxes
 from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.data.sequences import DatasetError, Sequence, read_boxes
+from mlkd_ros.evaluation.workers import worker_pool
 
 NAME = "night-flights-v1"
 VISIBLE_FROM = 0.1
@@ -322,7 +321,7 @@ def _annotate(
         for entry, table in zip(missing, tables, strict=True):
             write_annotation(entry, table, on_frames)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes) as pool:
         for entry, _ in zip(missing, pool.map(write_annotation, missing, tables), strict=True):
             if on_frames is not None:
                 on_frames(entry.frames)

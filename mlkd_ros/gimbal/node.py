@@ -29,12 +29,15 @@ from rclpy.parameter import Parameter
 from mlkd_ros.gimbal.follower import Follower, FollowerSettings, Mode
 from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import nanoseconds, time_message
-from mlkd_ros.node.parameters import Change, declaration, descriptor_of
+from mlkd_ros.node.parameters import Change, declaration, described, descriptor_of
+from mlkd_ros.node.start import USAGE, start_ros, warn_of_unknown
 from mlkd_ros.tracking import TrackState
 
 __all__ = ["GimbalNode", "GimbalSettings", "main", "rate_message"]
 
+_DESCRIPTION = "Turns the camera so that the tracker's target stays in the middle of the picture."
 #: Commands a second.
 _RATE = 30.0
 
@@ -251,17 +254,19 @@ def rate_message(now: float, yaw: float, pitch: float) -> TwistStamped:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for parameters that cannot be used."""
+    take_no_arguments("gimbal", _DESCRIPTION, described(GimbalSettings), args)
     leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
     node = None
     try:
+        start_ros(args, "gimbal")
         node = GimbalNode()
+        warn_of_unknown(node)
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (ValueError, ParameterException) as error:
         print(f"gimbal: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     except Exception:
         # Told to end between two calls: the context is gone.
         if rclpy.ok():

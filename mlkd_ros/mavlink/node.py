@@ -37,11 +37,16 @@ from mlkd_ros.mavlink.settings import MavlinkParameters, MavlinkSettings
 from mlkd_ros.mavlink.tracker_client import TrackerClient
 from mlkd_ros.mavlink.vehicle import rotation_of_euler
 from mlkd_ros.msg import TargetBearing, TrackStatus
+from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import nanoseconds
-from mlkd_ros.node.parameters import ParameterError
+from mlkd_ros.node.parameters import ParameterError, described
+from mlkd_ros.node.start import USAGE, start_ros
 
 __all__ = ["MavlinkNode", "main"]
 
+_DESCRIPTION = (
+    "The tracker as a MAVLink camera, for ground stations over UDP, TCP and serial lines."
+)
 #: Seconds for which a bearing may stand for a target.
 _BEARING_AGE = 0.5
 #: Images that the camera's rate is an average over.
@@ -300,11 +305,12 @@ def _version() -> tuple[int, int, int]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code: 2 for parameters that cannot be used."""
+    take_no_arguments("mavlink", _DESCRIPTION, described(MavlinkSettings), args)
     leave_interrupts_to_rclpy()
-    rclpy.init(args=None if args is None else list(args))
-    executor = SingleThreadedExecutor()
     node = None
     try:
+        start_ros(args, "mavlink")
+        executor = SingleThreadedExecutor()
         node = MavlinkNode(executor)
         executor.add_node(node)
         executor.spin()
@@ -312,7 +318,7 @@ def main(args: Sequence[str] | None = None) -> int:
         pass
     except (ValueError, ParameterException) as error:
         print(f"mavlink: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     except Exception:
         # Told to end between two calls: the context is gone.
         if rclpy.ok():

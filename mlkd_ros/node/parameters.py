@@ -38,6 +38,7 @@ __all__ = [
     "Settings",
     "declaration",
     "default_settings",
+    "described",
     "described_parameters",
     "descriptor_of",
 ]
@@ -359,10 +360,14 @@ def default_settings() -> Settings:
     return Settings()
 
 
+def described(settings: type[Any]) -> list[tuple[str, object, str]]:
+    """Name, default and meaning of the parameters that are the fields of a data class."""
+    return [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(settings)]
+
+
 def described_parameters() -> list[tuple[str, object, str]]:
     """Name, default and meaning of every parameter; thresholds have those of the student."""
-    found = [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(Settings)]
-    return found + [
+    return described(Settings) + [
         (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
         for name, one in PRESENCE.items()
     ]
