@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
 	touch $@
 
 demo: setup
-	$(BIN)/python -m mlkd_ros.simulation.demo --output demo
+	$(BIN)/python -m mlkd_ros.simulation.demo --output demo --force
 
 test: setup
 	$(BIN)/python -m pytest

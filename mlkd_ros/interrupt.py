@@ -9,7 +9,13 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Ended", "ended_by_signals", "leave_interrupts_to_rclpy"]
+__all__ = [
+    "Ended",
+    "end_at_once",
+    "ended_at_once",
+    "ended_by_signals",
+    "leave_interrupts_to_rclpy",
+]
 
 
 class Ended(KeyboardInterrupt):
@@ -42,6 +48,28 @@ def ended_by_signals() -> Iterator[None]:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     raise Ended(number)
+
+
+def end_at_once() -> None:
+    """Have Ctrl-C end this process on the spot and in silence: it has nothing to finish."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def ended_at_once() -> Iterator[None]:
+    """The same inside the block: around imports, where an exception can come up in a library that
+    makes another error of it. A signal that the process was started to ignore stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    end_at_once()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave_interrupts_to_rclpy() -> None:

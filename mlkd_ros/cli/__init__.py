@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlkd_ros.interrupt import Ended, ended_by_signals
+from mlkd_ros.interrupt import Ended, ended_at_once, ended_by_signals
 
 __all__ = ["COMMANDS", "build_parser", "main"]
 
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     and 129 for SIGTERM and SIGHUP, after what was written until then is whole; 141, in silence,
     when the reader of the output has gone.
     """
-    arguments = build_parser().parse_args(argv)
+    with ended_at_once():
+        parser = build_parser()
+    arguments = parser.parse_args(argv)
     try:
         with ended_by_signals():
             code = int(arguments.run_command(arguments) or 0)

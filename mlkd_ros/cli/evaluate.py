@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlkd_ros.files import printable
+
 if TYPE_CHECKING:
     from mlkd_ros.data.sequences import Sequence
     from mlkd_ros.evaluation.results import TrackerResults
@@ -126,6 +128,9 @@ def _evaluate_starts(
     from mlkd_ros.evaluation.robust import fly_all, summarise, table
     from mlkd_ros.tracking.checkpoint import load_checkpoint
 
+    path = arguments.results / f"{dataset_label(arguments.dataset)}-starts{arguments.starts}.json"
+    if path.exists() and not arguments.overwrite:
+        raise FileExistsError(f"{printable(path)} exists already: --overwrite computes it again")
     seeds = arguments.noise_seeds or [arguments.noise_seed]
     runs = list(
         fly_all(
@@ -147,7 +152,6 @@ def _evaluate_starts(
         print("\n".join(table(summaries)))
         kept[condition] = {label: one.to_dict() for label, one in summaries.items()}
     arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"{dataset_label(arguments.dataset)}-starts{arguments.starts}.json"
     path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     for problem in problems:
         print(f"mlkd evaluate: {problem}", file=sys.stderr)

@@ -84,6 +84,9 @@ def _write(exported: Checkpoint, arguments: argparse.Namespace) -> None:
         return
     suffix = ".onnx" if kind == "onnx" else ".xml"
     paths = {name: unused(folder / f"{name}{suffix}", arguments.force) for name in exported.graphs}
+    if kind == "openvino":  # each has its weights beside it
+        for path in paths.values():
+            unused(path.with_suffix(".bin"), arguments.force)
     for graph, content in exported.graphs.items():
         if kind == "onnx":
             with replacing(paths[graph]) as file:

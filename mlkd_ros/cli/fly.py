@@ -175,14 +175,15 @@ class _Operator:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
 
+        from mlkd_ros.node.start import start_ros
         from mlkd_ros.station.calls import checked_namespace
 
         self.timeout: float = arguments.timeout
         namespace = checked_namespace(arguments.namespace)
         self._context = rclpy.Context()
-        rclpy.init(args=[], context=self._context)
         # Two commands at once must not be two nodes of one name.
         name = f"mlkd_{arguments.command}_{os.getpid()}"
+        start_ros([], name, context=self._context)
         self.node = rclpy.create_node(name, namespace=namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)

@@ -49,12 +49,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; 0, or 1 if a result is missing or wrong, which is named."""
-    from mlkd_ros.evaluation.report import read_section, write_report
+    from mlkd_ros.evaluation.report import picture_folder, read_section, write_report
 
     output: Path = arguments.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{output}: the report must be named *.html")
     unused(output, arguments.force)
+    for picture in picture_folder(output).glob("*.png"):
+        unused(picture, arguments.force)
     if arguments.others is not None and not arguments.others.is_dir():
         raise ValueError(f"{arguments.others}: no such folder of results, named by --others")
     sections = [

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.datasets import choose, load_dataset
     from ..evaluation.running import progress
 
-    unused(arguments.output, arguments.force, makes_folder=True)
+    for path in (arguments.output, _card(arguments.output), _diagram(arguments.output)):
+        unused(path, arguments.force, makes_folder=True)
     paths = find_candidates(arguments.runs)
     if arguments.starts < 1:
         raise ValueError(f"--starts must be 1 or more, not {arguments.starts}")
@@ -215,6 +216,16 @@ def _candidates_table(results: list[CandidateResult], best: CandidateResult) -> 
     return "\n".join([_head(list(best.scores)), *rows])
 
 
+def _card(output: Path) -> Path:
+    """The model card of a checkpoint."""
+    return output.with_suffix(".md")
+
+
+def _diagram(output: Path) -> Path:
+    """The reliability diagram of a checkpoint, which its card shows."""
+    return output.with_name(f"{output.stem}_reliability.png")
+
+
 def _write_card(
     arguments: argparse.Namespace, results: list[CandidateResult], best: CandidateResult,
     calibration: Calibration, shipped: dict[str, Scores], sequences: list[str],
@@ -224,7 +235,7 @@ def _write_card(
     from ..tracking.checkpoint import load_checkpoint, sha256
 
     checkpoint = load_checkpoint(arguments.output)
-    diagram = arguments.output.with_name(f"{arguments.output.stem}_reliability.png")
+    diagram = _diagram(arguments.output)
     try:
         draw_reliability(calibration.table, diagram, "cross-validated by sequence")
         picture = f"\n![reliability diagram]({diagram.name})\n"
@@ -253,7 +264,7 @@ def _write_card(
         table=reliability_table(calibration.table),
         picture=picture,
     )
-    path: Path = arguments.output.with_suffix(".md")
+    path = _card(arguments.output)
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -261,7 +261,7 @@ def annotate(
     """
     from mlkd_ros.imaging import drawing
 
-    canvas = image.copy()
+    canvas: np.ndarray = image.copy()
     colour = drawing.STATE_COLOURS[result.state]
     text = f"{result.state.name.replace('_', ' ')} {result.confidence:.2f}"
     drawing.draw_trail(canvas, trail, colour)

@@ -27,6 +27,7 @@ from mlkd_ros.data.sequences import (
     list_images,
     load_image_sequence,
     read_boxes,
+    text_lines,
 )
 
 Problems = list[str]
@@ -168,7 +169,7 @@ def _flags(path: Path, dataset: str) -> frozenset[str]:
     """Attributes of a sequence from a file of comma-separated 0 and 1, if there is one."""
     if dataset != "UAV123" or not path.is_file():
         return frozenset()
-    flags = path.read_text(encoding="utf-8").replace(",", " ").split()
+    flags = " ".join(text_lines(path)).replace(",", " ").split()
     if len(flags) != len(_UAV123_ATTRIBUTES) or set(flags) - {"0", "1"}:
         raise DatasetError(f"{path}: {len(_UAV123_ATTRIBUTES)} flags 0 or 1 expected")
     pairs = zip(_UAV123_ATTRIBUTES, flags, strict=True)
@@ -180,8 +181,7 @@ def _attribute_table(annotations: Path) -> dict[str, frozenset[str]]:
     path = annotations / "attributes.csv"
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text_lines(path)) if row]
     names = rows[0][1:] if rows else []
     found = {}
     for number, row in enumerate(rows[1:], 2):

@@ -188,7 +188,8 @@ def develop(picture: np.ndarray, camera: CameraProcessing) -> np.ndarray:
     if camera.sharpen:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = cv2.addWeighted(picture, 1 + camera.sharpen, soft, -camera.sharpen, 0.0)
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    developed: np.ndarray = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return developed
 
 
 def _coded(

@@ -454,7 +454,8 @@ def _line_kernel(length_px: float, angle_deg: float) -> np.ndarray:
     # Without its empty margin the kernel stays below the size from which OpenCV takes the slow DFT.
     margin_y, margin_x = (int(np.flatnonzero(kernel.any(axis=side))[0]) for side in (1, 0))
     kernel = kernel[margin_y : len(kernel) - margin_y, margin_x : len(kernel) - margin_x]
-    return kernel / kernel.sum()
+    kernel /= kernel.sum()
+    return kernel
 
 
 def _expose(light: np.ndarray, conditions: NightConditions, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlkd_ros.files import unused
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``pack`` and ``unpack`` to the ``mlkd`` command."""
@@ -18,6 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     pack.add_argument("--side", type=int, default=256, help="of the windows, px (default: 256)")
     pack.add_argument("--quality", type=int, default=80, help="of JPEG (default: 80)")
+    pack.add_argument("--force", action="store_true", help="overwrite files that exist")
     pack.set_defaults(run_command=run_pack)
     unpack = subparsers.add_parser("unpack", help="the pair cache of a packed file")
     unpack.add_argument("file", type=Path, help="written by `mlkd pack`")
@@ -30,6 +33,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
     from .cache import PairCache
     from .packed import pack_cache
 
+    unused(arguments.output, arguments.force)
     cache = PairCache.open(arguments.cache)
     limit = round(arguments.limit * 1e6)
     count = pack_cache(cache, arguments.output, limit, arguments.side, arguments.quality)

@@ -24,6 +24,7 @@ from mlkd_ros.data.cache import (
     PairCache,
 )
 from mlkd_ros.data.sequences import DatasetError
+from mlkd_ros.files import replacing
 
 #: Windows that the size of all is estimated from.
 _SAMPLE = 64
@@ -57,15 +58,13 @@ def pack_cache(cache: PairCache, path: Path, limit: int, side: int = 256, qualit
         "skipped": cache.skipped, "coded": cache.coded is not None,
         **{name: getattr(cache, name) for name in ("names", "groups", "night", "still")},
     }  # fmt: skip
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as file:
         file.writestr(META_FILE, json.dumps(meta))
         with file.open(INDEX_FILE, "w") as index:
             np.savez(index, allow_pickle=False, **columns)
         for number, row in enumerate(rows):
             for kind, data in zip("wc", _coded(cache, int(row), side, quality), strict=False):
                 file.writestr(f"{kind}{number:06d}.jpg", data)
-    partial.replace(path)
     return count
 
 

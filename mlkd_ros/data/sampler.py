@@ -272,12 +272,12 @@ class PairSampler:
 
     def _is_loose(self, number: int, row: int) -> bool:
         cache = self.caches[number]
-        name = cache.names[cache.sequence[row]].rsplit("/", 1)[-1]
+        name: str = cache.names[cache.sequence[row]].rsplit("/", 1)[-1]
         return name.startswith(tuple(self.settings.loose))
 
     def _is_night(self, number: int, row: int) -> bool:
         cache = self.caches[number]
-        return cache.night[cache.sequence[row]]
+        return bool(cache.night[cache.sequence[row]])
 
     def _template_patch(
         self, number: int, row: int, flip: bool, rng: np.random.Generator, coded: bool

@@ -37,9 +37,10 @@ __all__ = [
     "load_video_pairs",
     "read_boxes",
     "read_image",
+    "text_lines",
 ]
 
-_SEPARATORS = re.compile(r"[\s,;]+")
+_SEPARATORS = re.compile(r"\s*[,;]\s*|\s+")
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
@@ -180,7 +181,7 @@ def read_boxes(path: Path, *, allow_absent: bool = False) -> np.ndarray:
     Raises:
         DatasetError: The file is missing or a line is wrong; the message gives the line number.
     """
-    lines = _lines(path)
+    lines = text_lines(path)
     if lines and _is_header(lines[0]):
         lines[0] = ""  # keeps the numbers of the others right
         numbered = list(enumerate(lines, 1))[1:]
@@ -197,8 +198,8 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff",
 _SHOWN = 60
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of an annotation file, as whatever program wrote them. Raises DatasetError."""
+def text_lines(path: Path) -> list[str]:
+    """The lines of an annotation file, whatever program wrote them. Raises DatasetError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlkd_ros.data.sequences import DatasetError
+from mlkd_ros.data.sequences import DatasetError, text_lines
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ def load_jsonl_stills(
         DatasetError: The file or an image is missing, or a line is wrong; the message gives the
             line number.
     """
-    try:
-        lines = annotations.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DatasetError(f"{annotations}: no such annotation file") from None
+    lines = text_lines(annotations)
     stills = []
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -42,6 +42,7 @@ from mlkd_ros.data.sequences import (
     load_otb_folders,
     load_video_pairs,
     read_boxes,
+    text_lines,
 )
 from mlkd_ros.data.stills import Still, load_coco_stills, load_jsonl_stills
 
@@ -154,10 +155,11 @@ def _sequence_folders(root: Path) -> list[Path]:
 
 def _flags(path: Path) -> np.ndarray:
     """0 and 1, separated by commas or lines, as bool ``(N,)``."""
-    fields = path.read_text(encoding="utf-8").replace(",", " ").split()
+    fields = " ".join(text_lines(path)).replace(",", " ").split()
     if set(fields) - {"0", "1"}:
         raise DatasetError(f"{path}: flags 0 or 1 expected")
-    return np.array(fields) == "1"
+    flags: np.ndarray = np.array(fields) == "1"
+    return flags
 
 
 def _masked(folder: Path, frames: Path, absent: np.ndarray | None, source: str) -> Sequence:

@@ -250,7 +250,7 @@ def _build(cls: type[Config], values: Any, where: str) -> Config:
 
 def _override(content: dict[str, Any], setting: str) -> None:
     """Put ``key=value`` or ``group.key=value`` into the content of an experiment file."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     path, equals, text = setting.partition("=")
     if not equals:

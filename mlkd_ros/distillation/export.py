@@ -38,7 +38,8 @@ class _Graph(nn.Module):
 
 class _TemplateGraph(_Graph):
     def forward(self, patch: Tensor) -> tuple[Tensor, ...]:
-        return self.student.template(self.pixels(patch))
+        parts: tuple[Tensor, ...] = self.student.template(self.pixels(patch))
+        return parts
 
 
 class _SearchGraph(_Graph):
@@ -50,13 +51,14 @@ class _SearchGraph(_Graph):
 def _export(
     graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]
 ) -> bytes:
-    buffer: Any = io.BytesIO()  # taken since PyTorch 1, though not annotated
+    buffer = io.BytesIO()
+    target: Any = buffer  # taken since PyTorch 1, though not annotated
     axes = {name: {0: "batch"} for name in (*names, *outputs)}
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but the only one that PyTorch 2.4 to 2.13 share.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            graph, inputs, buffer, dynamo=False, opset_version=OPSET,
+            graph, inputs, target, dynamo=False, opset_version=OPSET,
             input_names=names, output_names=outputs, dynamic_axes=axes,
         )  # fmt: skip
     return buffer.getvalue()

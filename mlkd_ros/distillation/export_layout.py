@@ -39,7 +39,8 @@ class InterleavedStem(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps ``(N, C, H / 2, W / 2)``, rounded up, of pixels ``(N, H, W, 3)``."""
-        return self.conv(pixels.flatten(2).unsqueeze(1))
+        maps: Tensor = self.conv(pixels.flatten(2).unsqueeze(1))
+        return maps
 
 
 class SpreadSqueezeExcite(nn.Module):

@@ -13,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +24,7 @@ import numpy as np
 from ..data.codec import STREAM_CONDITIONS
 from ..data.sequences import Sequence
 from ..evaluation.one_pass import darkened_frames
+from ..evaluation.workers import worker_pool
 from ..imaging.frame import Frame, as_frame
 from ..tracking.appearance import TemplateMemory
 from ..tracking.association import log_student
@@ -143,8 +142,7 @@ def _each(
     with contextlib.ExitStack() as stack:
         done: Iterator[Any] = (work(checkpoint, trial) for trial in trials)
         if jobs > 1:
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, context))
+            pool = stack.enter_context(worker_pool(jobs))
             done = pool.map(work, itertools.repeat(checkpoint), trials)
         for trial, result in zip(trials, done, strict=True):
             on_frames(len(trial.sequence))

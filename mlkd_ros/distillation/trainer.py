@@ -109,7 +109,9 @@ def _folded(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
     offset = norm.bias - norm.running_mean * scale
     if convolution.bias is not None:
         offset = offset + convolution.bias * scale
-    return convolution._conv_forward(x, convolution.weight * scale[:, None, None, None], offset)
+    weight = convolution.weight * scale[:, None, None, None]
+    folded: Tensor = convolution._conv_forward(x, weight, offset)
+    return folded
 
 
 def near_side(config: TrainingConfig, step: int) -> int | None:
@@ -241,7 +243,7 @@ class Trainer:
             return config.learning_rate * share
         progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
         if config.schedule == "log":
-            return config.learning_rate * config.final_rate**progress
+            return float(config.learning_rate * config.final_rate**progress)
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 

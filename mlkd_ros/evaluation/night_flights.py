@@ -14,10 +14,8 @@ between versions of NumPy and OpenCV without a visible difference.)
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 from mlkd_ros.data.flights import target_boxes
 from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.data.sequences import DatasetError, Sequence, read_boxes
+from mlkd_ros.evaluation.workers import worker_pool
 
 NAME = "night-flights-v1"
 VISIBLE_FROM = 0.1
@@ -239,7 +238,8 @@ def _flight(scenario: str, seed: int) -> NightFlight:
 def fingerprint(image: np.ndarray) -> str:
     """Grey values of a thumbnail of an image, as 144 hexadecimal digits."""
     small = cv2.resize(image.astype(np.float32), FINGERPRINT_SIZE, interpolation=cv2.INTER_AREA)
-    return np.round(small.mean(axis=2)).astype(np.uint8).tobytes().hex()
+    grey: np.ndarray = np.round(small.mean(axis=2)).astype(np.uint8)
+    return grey.tobytes().hex()
 
 
 def fingerprint_distance(one: str, other: str) -> int:
@@ -321,7 +321,7 @@ def _annotate(
         for entry, table in zip(missing, tables, strict=True):
             write_annotation(entry, table, on_frames)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(processes) as pool:
         for entry, _ in zip(missing, pool.map(write_annotation, missing, tables), strict=True):
             if on_frames is not None:
                 on_frames(entry.frames)

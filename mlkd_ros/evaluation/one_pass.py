@@ -18,7 +18,7 @@ import numpy as np
 
 from mlkd_ros.data.codec import STREAM_CONDITIONS, degraded
 from mlkd_ros.data.lowlight import NAMED_CONDITIONS
-from mlkd_ros.data.sequences import DatasetError, Sequence
+from mlkd_ros.data.sequences import DatasetError, Sequence, text_lines
 from mlkd_ros.evaluation.trackers import EvaluatedTracker
 
 DAY = "day"
@@ -168,7 +168,7 @@ def read_result(path: Path, frames: int) -> OnePass:
 
 def _read_table(path: Path, columns: int) -> np.ndarray:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip().splitlines(), 1):
+    for number, line in enumerate(text_lines(path), 1):
         try:
             row = [float(value) for value in line.replace(",", " ").split()]
         except ValueError:

@@ -86,6 +86,11 @@ def _area(one: TrackerResults) -> float:
     return -1.0 if mean is None or np.isnan(mean.success_auc) else mean.success_auc
 
 
+def picture_folder(output: Path) -> Path:
+    """Where the pictures of a report go."""
+    return output.with_name(f"{output.stem}_files")
+
+
 def write_report(sections: Many[Section], output: Path, worst: int = 3) -> list[Path]:
     """Write the report and its pictures.
 
@@ -99,7 +104,7 @@ def write_report(sections: Many[Section], output: Path, worst: int = 3) -> list[
     Returns:
         The files written.
     """
-    folder = output.with_name(f"{output.stem}_files")
+    folder = picture_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     files = [output]
     parts = []

@@ -82,7 +82,7 @@ def write_manifest(
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content["sequences"], dict):
             raise TypeError("'sequences' is no object")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,10 +10,8 @@ of that mean.
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +22,7 @@ from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.evaluation import trackers as adapters
 from mlkd_ros.evaluation.metrics import score
 from mlkd_ros.evaluation.one_pass import DAY, darkened_frames
+from mlkd_ros.evaluation.workers import worker_pool
 from mlkd_ros.tracking.geometry import iou
 
 __all__ = ["Figures", "Run", "Summary", "fly_all", "fly_starts", "starts_of", "summarise"]
@@ -204,7 +203,7 @@ def _mapped(work: Callable[[Any], Any], items: SequenceOf[Any], jobs: int) -> It
     if jobs == 1:
         yield from map(work, items)
         return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         yield from pool.map(work, items)
 
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.evaluation import trackers as adapters
 from mlkd_ros.evaluation.one_pass import run_one_pass, write_result
+from mlkd_ros.evaluation.workers import worker_pool
 
 #: Seconds between two lines of progress.
 _LINE_EVERY = 5.0
@@ -48,10 +48,8 @@ def run_works(works: list[Work], jobs: int, problems: list[str]) -> None:
             for work in works:
                 problems.extend(_do(work, lambda _: advance(1)))
             return
-        context = multiprocessing.get_context("spawn")
-        processes = min(jobs, len(works))
-        with ProcessPoolExecutor(processes, context, initializer=_prepare_process) as pool:
-            futures = {pool.submit(_do, work): work for work in works}
+        with worker_pool(min(jobs, len(works))) as pool:
+            futures = {pool.submit(_do_beside, work): work for work in works}
             for future in as_completed(futures):
                 problems.extend(future.result())
                 advance(len(futures[future].sequence))
@@ -61,12 +59,13 @@ def run_works(works: list[Work], jobs: int, problems: list[str]) -> None:
 _made: dict[str, adapters.EvaluatedTracker] = {}
 
 
-def _prepare_process() -> None:
-    """One thread for each process: several sequences at a time already use the cores."""
+def _do_beside(work: Work) -> list[str]:
+    """`_do` in one thread: several sequences at a time already use the cores."""
     import cv2
 
     cv2.setNumThreads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported
+    return _do(work)
 
 
 def _do(work: Work, on_frame: Callable[[int], object] | None = None) -> list[str]:

@@ -219,7 +219,8 @@ class NanoTracker:
 
     def _features(self, patch: np.ndarray) -> np.ndarray:
         data = np.ascontiguousarray(patch.transpose(2, 0, 1)[None], np.float32)
-        return self._backbone.run(None, {self._backbone.get_inputs()[0].name: data})[0]
+        (features,) = self._backbone.run(None, {self._backbone.get_inputs()[0].name: data})
+        return np.asarray(features)
 
 
 class LightFcTracker:
@@ -306,7 +307,8 @@ def _padded(w: np.ndarray | float, h: np.ndarray | float) -> Any:
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     """Foreground share of ``(2, P, P)`` logits."""
-    return 1 / (1 + np.exp(logits[0].astype(np.float64) - logits[1]))
+    share: np.ndarray = 1 / (1 + np.exp(logits[0].astype(np.float64) - logits[1]))
+    return share
 
 
 def _onnx_session(path: Path, any_size: bool = False) -> Any:
@@ -337,7 +339,7 @@ def _onnx_session(path: Path, any_size: bool = False) -> Any:
 
 def _opencv(name: str) -> Callable[..., Any]:
     """Find OpenCV's constructor of a tracker, or say what is missing."""
-    create = getattr(cv2, f"Tracker{name}_create", None)
+    create: Callable[..., Any] | None = getattr(cv2, f"Tracker{name}_create", None)
     if create is None:
         raise ImportError(
             f"OpenCV {cv2.__version__} has no Tracker{name}: "

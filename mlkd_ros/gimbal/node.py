@@ -145,7 +145,7 @@ class GimbalNode(Node):
             ).value
             for field in dataclasses.fields(GimbalSettings)
         }
-        self._settings = GimbalSettings(**values)  # type: ignore[arg-type]
+        self._settings = GimbalSettings(**values)
         self._follower = Follower(self._settings.follower())
         self._chosen = ""
         self._stamp = -1

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mlkd_ros.node.parameters import Change, ParameterError, declaration, descriptor_of
+from mlkd_ros.node.start import warn_of_unknown
 
 __all__ = ["MavlinkParameters", "MavlinkSettings"]
 
@@ -131,6 +132,7 @@ class MavlinkParameters:
         for field in dataclasses.fields(MavlinkSettings):
             parameter = node.declare_parameter(field.name, field.default, descriptor_of(field))
             values[field.name] = parameter.value
+        warn_of_unknown(node)
         self.settings = MavlinkSettings(**values)
         self._changed = changed
         if not self.settings.connections.strip():

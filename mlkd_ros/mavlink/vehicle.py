@@ -155,7 +155,8 @@ class Vehicle:
             return None
         # Pitch and roll of the quaternion are against the horizon, its yaw against the vehicle's.
         heading = math.atan2(body[1, 0], body[0, 0])
-        return rotation_of_euler(0.0, 0.0, heading) @ turn
+        body_turn: np.ndarray = rotation_of_euler(0.0, 0.0, heading) @ turn
+        return body_turn
 
 
 def rotation_of_euler(roll: float, pitch: float, yaw: float) -> np.ndarray:

@@ -48,7 +48,7 @@ class Bearings:
         self.problem = ""
         self._node = node
         self._rectified = settings.image_rectified
-        self._subscription: Subscription | None = None
+        self._subscription: Subscription[CameraInfo] | None = None
         self._latched: LatchedSubscription | None = None
         self._calibration: Calibration | None = None
         self._camera: tuple[Calibration, tuple[int, int], Camera | CalibrationError] | None = None

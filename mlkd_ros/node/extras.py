@@ -34,7 +34,7 @@ __all__ = ["Extras"]
 _VIDEO_CRF, _KEY_SECONDS = 24, 1.0
 
 #: Makes a publisher of a type under a name with a queue of some depth.
-Advertise = Callable[[Any, str, int], LifecyclePublisher]
+Advertise = Callable[[Any, str, int], "LifecyclePublisher[Any]"]
 
 
 class Extras:

@@ -59,7 +59,7 @@ class LatchedSubscription:
     ) -> None:
         self._node, self._kind, self._topic, self._take = node, kind, topic, take
         self._options = options
-        self._subscription: Subscription | None = None
+        self._subscription: Subscription[Any] | None = None
 
     def look(self) -> None:
         """Subscribe, if there is somebody to subscribe to by now."""

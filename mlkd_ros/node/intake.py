@@ -58,8 +58,8 @@ class Intake:
         self._kind = message_class(TRANSPORTS[self._transport])
         self._decoder = Decoder(settings.camera)
         self._offer: Callable[[HeldFrame], None] = lambda held: None
-        self._images: Subscription | None = None
-        self._views: Subscription | None = None
+        self._images: Subscription[Any] | None = None
+        self._views: Subscription[OperatorView] | None = None
         self._number = 0
         self.history = FrameHistory(settings.history_duration, settings.history_megabytes << 20)
         self.monitor = Monitor()

@@ -137,7 +137,7 @@ def header_of(message: Any) -> Header:
 
 def nanoseconds(stamp: Time) -> int:
     """A stamp as one integer."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def time_message(stamp: int) -> Time:

@@ -360,14 +360,13 @@ def default_settings() -> Settings:
     return Settings()
 
 
-def described(settings: type) -> list[tuple[str, object, str]]:
-    """Name, default and meaning of every parameter of a class of them."""
-    fields = dataclasses.fields(settings)
-    return [(field.name, field.default, field.metadata["description"]) for field in fields]
+def described(settings: type[Any]) -> list[tuple[str, object, str]]:
+    """Name, default and meaning of the parameters that are the fields of a data class."""
+    return [(f.name, f.default, f.metadata["description"]) for f in dataclasses.fields(settings)]
 
 
 def described_parameters() -> list[tuple[str, object, str]]:
-    """The same of the tracker; thresholds have the defaults of the student."""
+    """Name, default and meaning of every parameter; thresholds have those of the student."""
     return described(Settings) + [
         (_PREFIX + name, getattr(PresenceSettings(), name), one.description)
         for name, one in PRESENCE.items()

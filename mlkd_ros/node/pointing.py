@@ -78,7 +78,7 @@ class Pointing:
             )
             if topic
         ]
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[Subscription[Any]] = []
 
     def subscribe(self, take: Callable[[Mark], None]) -> None:
         """Hand marks to `take`, on the executor's thread, from now on."""
@@ -91,11 +91,11 @@ class Pointing:
             self._subscriptions.append(self._node.create_subscription(kind, topic, on_message, 10))
 
     def type_problem(self) -> str:
-        """Who publishes something else on one of the topics, in words; empty if nobody."""
+        """Who publishes something else on the topics, in words; empty if nobody."""
         problems = (
             wrong_type(self._node, one.topic_name, one.msg_type) for one in self._subscriptions
         )
-        return next(filter(None, problems), "")
+        return "; ".join(filter(None, problems))
 
     def unsubscribe(self) -> None:
         """No more marks."""

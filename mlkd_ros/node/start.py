@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
+from rclpy.utilities import remove_ros_args
 from rclpy.validate_topic_name import validate_topic_name
 
 from mlkd_ros.files import printable
@@ -24,7 +25,15 @@ from mlkd_ros.interrupt import leave_interrupts_to_rclpy
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-__all__ = ["USAGE", "StartError", "check_topic", "run_node", "start_ros", "warn_of_unknown"]
+__all__ = [
+    "USAGE",
+    "StartError",
+    "check_topic",
+    "own_arguments",
+    "run_node",
+    "start_ros",
+    "warn_of_unknown",
+]
 
 #: Exit code for what the user can mend.
 USAGE = 2
@@ -78,15 +87,30 @@ def start_ros(
     arguments say otherwise; a parameter file has to be about it. Raises StartError.
     """
     given = list(args) if args is not None else None
-    arguments = _arguments(given)
-    _check_domain()
-    name = _node_name(arguments, node_name, namespace)
-    for file in _parameter_files(arguments):
-        _check_file(file, name)
+    _check(_arguments(given), node_name, namespace)
     try:
         rclpy.init(args=given, **options)
     except Exception as error:
         raise StartError(_reworded(str(error))) from error
+
+
+def own_arguments(args: list[str], node_name: str, namespace: str = "mlkd") -> list[str]:
+    """The arguments of an executable without its name and what is for ROS.
+
+    args: as of the process. node_name, namespace: as of `start_ros`. Raises StartError.
+    """
+    _check(args, node_name, namespace)
+    try:
+        return list(remove_ros_args(args)[1:])
+    except Exception as error:
+        raise StartError(_reworded(str(error))) from error
+
+
+def _check(arguments: list[str], node_name: str, namespace: str) -> None:
+    _check_domain()
+    name = _node_name(arguments, node_name, namespace)
+    for file in _parameter_files(arguments):
+        _check_file(file, name)
 
 
 def _arguments(args: list[str] | None) -> list[str]:

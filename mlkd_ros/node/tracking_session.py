@@ -63,7 +63,7 @@ class TrackingSession:
         settings = declared.settings
         self._node, self._log = node, node.get_logger()
         self._declared, self._intake = declared, intake
-        self._publishers: list[LifecyclePublisher] = []
+        self._publishers: list[LifecyclePublisher[Any]] = []
         self._camera_settings: Publisher[String] | None = None
         self._paused = False
         #: File of the student that was loaded.
@@ -99,7 +99,7 @@ class TrackingSession:
         self._camera_settings = self._node.create_publisher(String, CAMERA_TOPIC, kept)
         self._camera_settings.publish(String(data=settings.camera.to_json()))
 
-    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher:
+    def _publisher(self, kind: Any, name: str, depth: int) -> LifecyclePublisher[Any]:
         """One that is silent until the node is active, and gone after cleanup."""
         publisher = self._node.create_lifecycle_publisher(
             kind, name, depth, qos_overriding_options=QoSOverridingOptions.with_default_policies()

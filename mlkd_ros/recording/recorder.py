@@ -41,7 +41,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from vision_msgs.msg import Detection2DArray
@@ -54,7 +53,13 @@ from mlkd_ros.imaging.encode import recorded_message
 from mlkd_ros.imaging.messages import TRANSPORTS, VIDEO_TRANSPORTS, Decoder, topic_of
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.graph import LatchedSubscription, message_class, message_type, wrong_type
-from mlkd_ros.node.start import USAGE, StartError, start_ros
+from mlkd_ros.node.start import (
+    USAGE,
+    StartError,
+    own_arguments,
+    start_ros,
+    warn_of_unknown,
+)
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Writer
@@ -492,9 +497,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
     arguments = list(sys.argv if args is None else ["recorder", *args])
     parser = _parser()
-    given = parser.parse_args(remove_ros_args(arguments)[1:])
     try:
+        given = parser.parse_args(own_arguments(arguments, "recorder"))
         camera = from_options(given)
+    except StartError as error:
+        print(f"recorder: {error}", file=sys.stderr)
+        return USAGE
     except ValueError as error:
         parser.error(str(error))
     if given.transport in VIDEO_TRANSPORTS and given.image_every > 1:
@@ -531,6 +539,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(node: Recorder, told_to_end: threading.Event) -> int:
+    warn_of_unknown(node)
     node.record()
     node.get_logger().info(f"recording to {node.path}")
     executor = SingleThreadedExecutor()

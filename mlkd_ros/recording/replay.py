@@ -29,7 +29,6 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -40,7 +39,13 @@ from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
 from mlkd_ros.imaging.errors import DatasetError
 from mlkd_ros.imaging.sources import DEFAULT_RATE, BagSource, FrameSource, SourceFrame, open_source
 from mlkd_ros.node.messages import box_from_message
-from mlkd_ros.node.start import run_node
+from mlkd_ros.node.start import (
+    USAGE,
+    StartError,
+    own_arguments,
+    run_node,
+    warn_of_unknown,
+)
 from mlkd_ros.recording.beside import KINDS, Beside
 from mlkd_ros.session.parsing import parse_box
 from mlkd_ros.share import use_fastdds_profile
@@ -371,7 +376,11 @@ def _beside(source: FrameSource, init: Box | str) -> Beside | None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable. Returns the exit code."""
     arguments = list(sys.argv if args is None else ["replay", *args])
-    options = _parser().parse_args(remove_ros_args(arguments)[1:])
+    try:
+        options = _parser().parse_args(own_arguments(arguments, "replay"))
+    except StartError as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return USAGE
     try:
         source = open_source(
             options.input,
@@ -414,6 +423,7 @@ def _play(source: FrameSource, beside: Beside | None, options: argparse.Namespac
 
 
 def _run(node: Replay, options: argparse.Namespace) -> None:
+    warn_of_unknown(node)
     topic = node.resolve_topic_name("image")
     found = node.wait_for_subscribers(options.subscribers, options.wait)
     if not node.context.ok():

@@ -106,7 +106,8 @@ class Camera:
             flat = self._undistorted(sensor) if self._distorts else _normalised(self._k, sensor)
             rays = np.column_stack((flat, np.ones(len(flat))))
         rays = rays @ self._turn.T
-        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        unit: np.ndarray = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        return unit
 
     def _undistorted(self, sensor: np.ndarray) -> np.ndarray:
         """Normalised coordinates without distortion, NaN where the model cannot be inverted."""

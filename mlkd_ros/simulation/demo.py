@@ -32,8 +32,10 @@ from vision_msgs.msg import Detection2DArray
 from mlkd_ros.data.night_flight import SCENARIOS
 from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.evaluation.streaming import score_bag
+from mlkd_ros.files import printable
 from mlkd_ros.msg import TrackStatus
 from mlkd_ros.node.messages import box_from_message, nanoseconds, time_message
+from mlkd_ros.node.start import start_ros
 from mlkd_ros.recording.recorder import Options, Recorder
 from mlkd_ros.share import fastdds_environment, share_directory, use_fastdds_profile
 from mlkd_ros.simulation.demo_report import Flight, evaluate, write_report
@@ -103,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Track a target through a rendered night flight, with all of ROS in between.",
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
+    parser.add_argument(
+        "--force", action="store_true", help="remove what an earlier demo left in that folder"
+    )
     parser.add_argument("--scenario", choices=tuple(SCENARIOS), default="crossing")
     parser.add_argument("--seed", type=int, default=0, help="of the flight (default 0)")
     parser.add_argument(
@@ -127,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     output: Path = options.output
-    _clear(output)
+    _clear(output, options.force)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_LOG_DIR", str(output / "log"))
     use_fastdds_profile()
@@ -170,11 +175,13 @@ def _as_a_subscriber_saw_it(bag: Path) -> list[str]:
         return [f"no latency-aware scores: {error}"]
 
 
-def _clear(output: Path) -> None:
-    """Make the output folder and remove what an earlier demo left there, and nothing else."""
+def _clear(output: Path, force: bool) -> None:
+    """Make the output folder, and with `force` remove what an earlier demo left there."""
     output.mkdir(parents=True, exist_ok=True)
-    for name in _OUTPUTS:
-        path = output / name
+    paths = [output / name for name in _OUTPUTS]
+    if not force and (there := [path for path in paths if path.exists()]):
+        raise FileExistsError(f"{printable(there[0])} exists already: --force overwrites it")
+    for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -184,7 +191,7 @@ def _clear(output: Path) -> None:
 @contextlib.contextmanager
 def _recorder(bag: Path, image_every: int) -> Iterator[FlightRecorder]:
     """A recorder that listens on a thread of its own."""
-    rclpy.init()
+    start_ros([], "demo")
     recorder = FlightRecorder(bag, image_every)
     executor = SingleThreadedExecutor()
     executor.add_node(recorder)

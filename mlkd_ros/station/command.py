@@ -170,7 +170,10 @@ def _host(text: str) -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until told to end. ValueError, OSError or ImportError say what cannot be done."""
+    """Serve until told to end. Returns what a shell makes of the signal that told it.
+
+    ValueError, OSError or ImportError say what cannot be done.
+    """
     try:
         import aiohttp  # noqa: F401
     except ImportError as error:
@@ -224,8 +227,14 @@ async def _serve(options: argparse.Namespace, access: Access, token_source: str)
 
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
+    told: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        told.append(number)
+        ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(number, end, number)
 
     def watched(value: bool) -> None:
         ros.node.watched = value
@@ -268,7 +277,7 @@ async def _serve(options: argparse.Namespace, access: Access, token_source: str)
             await ended.wait()
         finally:
             await runner.cleanup()
-    return 0
+    return 128 + told[0]
 
 
 def _listen(bind: str, port: int) -> socket.socket:
@@ -316,21 +325,22 @@ def _own_address(version: int) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the executable. Returns the exit code: 2 for options that cannot be used."""
-    from rclpy.utilities import remove_ros_args
+    """Run the executable. Returns the exit code: 2 for options that cannot be used; 0 when it was
+    told to end, as every node.
+    """
+    from mlkd_ros.node.start import own_arguments
 
     given = list(sys.argv if args is None else ["ground_station", *args])
     parser = argparse.ArgumentParser(prog="ground_station", description=_DESCRIPTION)
     _add_arguments(parser)
-    options = parser.parse_args(remove_ros_args(given)[1:])
-    options.ros_arguments = given[1:]
     try:
-        return run(options)
+        options = parser.parse_args(own_arguments(given, "ground_station"))
+        options.ros_arguments = given[1:]
+        run(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"ground_station: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from mlkd_ros.imaging.camera import CameraSettings
 from mlkd_ros.msg import OperatorView, TrackStatus
 from mlkd_ros.node.messages import nanoseconds, time_message
-from mlkd_ros.node.start import start_ros
+from mlkd_ros.node.start import start_ros, warn_of_unknown
 from mlkd_ros.srv import InitTarget, StopTarget
 from mlkd_ros.station.calls import constant_name, discovery_hint
 from mlkd_ros.station.camera_watch import CameraWatch, Video
@@ -358,6 +358,7 @@ class RosThread:
             signal_handler_options=SignalHandlerOptions.NO,
         )
         self.node = StationNode(publish, video, namespace=namespace, context=self._context)
+        warn_of_unknown(self.node)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)

@@ -24,6 +24,7 @@ import dataclasses
 import json
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +231,7 @@ def _name(fields: dict[str, Any], name: str, longest: int) -> str:
     return value
 
 
-_READERS: dict[str, Any] = {
+_READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "hello": lambda f: Hello(_name(f, "name", _LONGEST_PERSON).strip(), _flag(f, "h264")),
     "want": lambda f: Want(_whole(f, "width", 2**16), _flag(f, "key")),
     "ack": lambda f: Ack(_whole(f, "number", _REQUEST), _stamp(f)),

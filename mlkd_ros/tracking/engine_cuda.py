@@ -63,9 +63,10 @@ class SearchStep(nn.Module):
         # Normalisation is part of the network, which takes values 0..255.
         images = patches.permute(0, 3, 1, 2).to(self._dtype)
         output = self._student.search(images, *template)
-        return self._finder.find(
+        peaks: Tensor = self._finder.find(
             output.classification.float(), output.regression.float(), header[:, 9:12].float()
         )
+        return peaks
 
     def patches(self, pixels: Tensor, header: Tensor) -> Tensor:
         """``geometry.crop`` of each window: ``(N, S, S, 3)`` float32, whole numbers 0..255."""
@@ -203,7 +204,8 @@ class CudaEngine(Engine):
             self._found[:count].copy_(batch.run(), non_blocking=True)
             if self._on_cuda:
                 self._stream.synchronize()
-        return self._found[:count].numpy().copy()
+        found: np.ndarray = self._found[:count].numpy().copy()
+        return found
 
     def _on_stream(self) -> Any:
         return torch.cuda.stream(self._stream) if self._on_cuda else contextlib.nullcontext()

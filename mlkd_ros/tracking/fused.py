@@ -170,7 +170,8 @@ class FusedCorrelation(nn.Module):
             # Of the template's outputs this one alone fits one size only.
             depthwise_offset = self._offset(depthwise, self.seen_near)
         correlated = correlate_depthwise(query, depthwise, depthwise_offset)
-        return self.merge_pixel(maps) + self.merge_depthwise(correlated)
+        merged: Tensor = self.merge_pixel(maps) + self.merge_depthwise(correlated)
+        return merged
 
 
 def correlate_depthwise(search: Tensor, kernel: Tensor, offset: Tensor) -> Tensor:

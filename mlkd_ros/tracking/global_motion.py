@@ -288,7 +288,8 @@ def _band(size: tuple[int, int]) -> np.ndarray:
     across, down = np.fft.rfftfreq(size[0])[None], np.fft.fftfreq(size[1])[:, None]
     weights: np.ndarray = np.exp(-(across**2 + down**2) / (2 * _BAND**2))
     weights[0, 0] = 0.0
-    return weights / np.fft.irfft2(weights, s=size[::-1])[0, 0]
+    weights /= np.fft.irfft2(weights, s=size[::-1])[0, 0]
+    return weights
 
 
 _TAPER = cv2.createHanningWindow(_THUMBNAIL, cv2.CV_32F)
@@ -301,7 +302,8 @@ _COLUMNS, _ROWS = (np.fft.fftfreq(side, 1 / side) for side in _THUMBNAIL)
 
 def _phases(picture: np.ndarray, taper: np.ndarray) -> np.ndarray:
     phases: np.ndarray = np.fft.rfft2((picture - picture.mean()) * taper)
-    return phases / np.maximum(np.abs(phases), 1e-9)
+    phases /= np.maximum(np.abs(phases), 1e-9)
+    return phases
 
 
 def _spectrum(thumbnail: np.ndarray) -> np.ndarray | None:
@@ -319,8 +321,9 @@ def _correlation(last: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _inertia(x: float, y: float) -> np.ndarray:
     """How near each shift is to ``(x, y)``, the expected one in pixels of the thumbnail, 0 to 1."""
     spread = 2 * (_INERTIA * _THUMBNAIL[0]) ** 2
-    near: np.ndarray = np.exp(-((_ROWS - y) ** 2) / spread)[:, None]
-    return near * np.exp(-((_COLUMNS - x) ** 2) / spread)
+    down = np.exp(-((_ROWS - y) ** 2) / spread)[:, None]
+    near: np.ndarray = down * np.exp(-((_COLUMNS - x) ** 2) / spread)
+    return near
 
 
 def _peak(line: np.ndarray, at: int) -> float:

@@ -91,7 +91,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same size, except where the stride says otherwise."""
-        y = x if self.expand is None else self.act(self.expand(x))
+        y: Tensor = x if self.expand is None else self.act(self.expand(x))
         y = self.depthwise(y)
         # The first block of MobileNetV3-small has no expansion and activates before the squeeze.
         if self.expand is None:
@@ -129,7 +129,8 @@ class MobileTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same size, except where the stride says otherwise."""
-        return self.blocks(F.hardswish(self.stem(x)))
+        features: Tensor = self.blocks(F.hardswish(self.stem(x)))
+        return features
 
 
 class ChannelAttention(nn.Module):
@@ -205,7 +206,8 @@ class CorrelationBranch(nn.Module):
         maps = F.relu6(self.pixel_depthwise(self.attention(maps)))
         maps = self.pixel_project(maps)
         correlated = depthwise_correlation(self.depthwise_search(features), depthwise, padding=1)
-        return self.merge(torch.cat((maps, correlated), 1))
+        merged: Tensor = self.merge(torch.cat((maps, correlated), 1))
+        return merged
 
 
 class SeparableTower(nn.Sequential):
@@ -304,7 +306,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same size, except where the stride says otherwise."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
+        y: Tensor = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
@@ -339,7 +341,8 @@ class MobileNetV2Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same size, except where the stride says otherwise."""
-        return self.blocks(F.relu6(self.stem(self.normalised(x))))
+        features: Tensor = self.blocks(F.relu6(self.stem(self.normalised(x))))
+        return features
 
 
 class MobileNetV2Tracker(PointTracker):

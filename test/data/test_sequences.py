@@ -137,3 +137,48 @@ def test_a_sequence_checks_its_boxes() -> None:
         Sequence("x", frames, np.zeros((3, 4)))
     with pytest.raises(DatasetError, match=r"must be \(N, 4\)"):
         Sequence("x", frames, np.zeros((2, 5)))
+
+
+TWO = [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf1,2,3,4\n5,6,7,8\n",
+        b"1,2,3,4,\n5,6,7,8,\n",
+        b"1,2,3,4\r\n5,6,7,8\r\n\x1a",
+        b"1,2,3,4\n5,6,7,8\n\x00\x00",
+        "\ufeff1,2,3,4\n5,6,7,8\n".encode("utf-16-le"),
+        "\ufeff1,2,3,4\n5,6,7,8\n".encode("utf-16-be"),
+        b"x,y,w,h\n1,2,3,4\n5,6,7,8\n",
+        b"\xef\xbb\xbfx1 y1 width height\r\n1 2 3 4\r\n5 6 7 8\r\n",
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_annotations_as_other_programs_write_them(
+    tmp_path: Path, data: bytes, absent: bool
+) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    assert read_boxes(tmp_path / "a.txt", allow_absent=absent).tolist() == TWO
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"x,y,w,h\n1,2,3\n", r"line 2: 3 numbers where four .* '1,2,3'$"),
+        (b"x,y,w,h\n", "the annotation file is empty"),
+        (b"nan,nan,nan,nan\n", r"line 1: 'nan,nan,nan,nan' is no box"),
+        (b"1,2,3,4,,\n1,,3,4\n", r"line 2: '1,,3,4' is not four numbers"),
+        (b"1,2,3,4\n" + b"7," * 5000 + b"\n", r"line 2: 5000 numbers .{90,140}\.\.\.$"),
+        (b"1,2,3,4\n\x1a\n5,6,7,8\n", r"line 2: '\\x1a' is not four numbers"),
+        (b"\x89PNG\r\n\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_an_annotation_of_more_than_one_meaning_is_shown(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"a\.txt.*{message}") as caught:
+        read_boxes(tmp_path / "a.txt")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 200

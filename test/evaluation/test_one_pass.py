@@ -105,6 +105,15 @@ def test_results_are_written_and_read_back(tmp_path: Path) -> None:
         read_result(path, 2)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\xef\xbb\xbf1,2,3,4\r\n5,6,7,8\r\n\x1a", "1 2 3 4\n5 6 7 8\n".encode("utf-16")],
+)
+def test_results_as_other_programs_write_them(tmp_path, data):
+    (tmp_path / "a.txt").write_bytes(data)
+    assert read_result(tmp_path / "a.txt", 2).boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 def test_results_of_another_tracker_need_no_times(tmp_path: Path) -> None:
     path = tmp_path / "other.txt"
     path.write_text("1\t2\t3\t4\n5 6 7 8\n")

@@ -119,6 +119,9 @@ class Flight:
     seen: Callable[[int], float] = staticmethod(lambda number: 1.0)
     reported: Callable[[int], bool] = staticmethod(lambda number: True)
     offset = 0.0  # of the recorder's clock
+    stamp: Callable[[int, float], float] = staticmethod(lambda number, time: time)
+    recorder: Callable[[float], float] = staticmethod(lambda time: time)
+    shift: Callable[[int], float] = staticmethod(lambda number: 0.0)  # of the box, pixels
     image_every = 1
     image_bytes = 50
     topics = ("image", "ground_truth", "detections", "status")
@@ -129,15 +132,17 @@ class Flight:
     def write(self, path: Path, images: int = 100) -> Path:
         messages = []
         for number in range(images):
-            stamp = START + number / RATE
+            time = START + number / RATE
+            stamp = self.stamp(number, time)
             truth = [("car_0", STEP * number, self.seen(number)), ("car_1", 900.0, 1.0)]
             if number % self.image_every == 0:
-                messages.append((stamp + 0.002, "image", _image(stamp, self.image_bytes)))
-            messages.append((stamp + 0.003, "ground_truth", _detections(stamp, truth)))
+                messages.append((time + 0.002, "image", _image(stamp, self.image_bytes)))
+            messages.append((time + 0.003, "ground_truth", _detections(stamp, truth)))
             latency = self.latency(number)
             if latency is not None:
-                boxes = [("t", STEP * number, 1.0)] if self.reported(number) else []
-                done = stamp + latency
+                place = STEP * number + self.shift(number)
+                boxes = [("t", place, 1.0)] if self.reported(number) else []
+                done = time + latency
                 messages.append((done, "detections", _detections(stamp, boxes)))
                 messages.append((done, "status", _status(stamp, latency)))
         with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -150,7 +155,8 @@ class Flight:
                         f"/mlkd/{topic}", message.__msgtype__, typestore=TYPES
                     )
                 data = TYPES.serialize_cdr(message, message.__msgtype__)
-                writer.write(connections[topic], round((received + self.offset) * 1e9), data)
+                received = self.recorder(received) + self.offset
+                writer.write(connections[topic], round(received * 1e9), data)
         return path
 
 
@@ -214,6 +220,52 @@ def test_status_and_receiving_agree_on_one_clock(tmp_path: Path) -> None:
     assert one.streaming is not None and two.streaming is not None
     assert one.streaming.success_auc == pytest.approx(two.streaming.success_auc)
     assert one.latency == pytest.approx(two.latency, abs=2e-4)
+
+
+def _late(time: float) -> bool:
+    return time > START + 50.5 / RATE
+
+
+#: Stamp of an image by its number and the true time, and what the recorder's clock says then.
+CLOCKS: dict[str, dict[str, Callable[..., float]]] = {
+    "camera forward": {"stamp": lambda _, time: time + 1000.0 * _late(time)},
+    "camera back": {"stamp": lambda _, time: time - 1000.0 * _late(time)},
+    "both forward": {
+        "stamp": lambda _, time: time + 1000.0 * _late(time),
+        "recorder": lambda time: time + 1000.0 * _late(time),
+    },
+    "both back": {
+        "stamp": lambda _, time: time - 1000.0 * _late(time),
+        "recorder": lambda time: time - 1000.0 * _late(time),
+    },
+    "recorder back": {"recorder": lambda time: time - 1000.0 * _late(time)},
+    "1970 until NTP": {
+        "stamp": lambda _, time: time - (START - 1.0) * (not _late(time)),
+        "recorder": lambda time: time - (START - 1.0) * (not _late(time)),
+    },
+    "one zero": {"stamp": lambda number, time: 0.0 if number == 30 else time},
+    "repeated": {"stamp": lambda number, time: START + (number - number % 3) / RATE},
+    "frozen": {"stamp": lambda number, time: START},
+}
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
+def test_clocks_that_were_set_in_flight(tmp_path: Path, kind: str) -> None:
+    """All images are scored, each by its own boxes, and a note says what was found."""
+    scores = score_bag(Flight(**CLOCKS[kind]).write(tmp_path / "bag"))
+    assert scores.streaming is not None and scores.offline is not None
+    assert scores.images == 99 and scores.processed == 99
+    assert scores.offline.mean_iou == pytest.approx(1.0)
+    assert scores.streaming.mean_iou == pytest.approx(0.6, abs=0.02)
+    assert scores.seconds == pytest.approx(98 / RATE, abs=0.1)
+    assert scores.latency[0] == pytest.approx(0.01, abs=0.005)
+    assert bool(scores.notes)
+    # Boxes that are wrong after the clock was set count, too.
+    wrong = Flight(**CLOCKS[kind], shift=lambda number: 200.0 * (number > 50))
+    scores = score_bag(wrong.write(tmp_path / "wrong"))
+    assert scores.offline is not None and scores.streaming is not None
+    assert scores.offline.mean_iou == pytest.approx(50 / 99, abs=0.01)
+    assert scores.streaming.mean_iou == pytest.approx(0.6 * 50 / 99, abs=0.02)
 
 
 def test_images_that_the_recorder_left_out_count_by_their_truth(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from package_support import ROOT
 
 PACKAGE = ROOT / "mlkd_ros"
 #: Each room and what it may import; `files`, `interrupt`, `share` and `shared_memory` are open to
-#: all. The order of docs/architecture.md.
+#: all, `executables` starts what is asked for by name. The order of docs/architecture.md.
 ROOMS = {
     "imaging": set(),
     "tracking": {"imaging"},

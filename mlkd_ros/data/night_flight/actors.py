@@ -68,7 +68,8 @@ class Camera:
                 [0, 0, 1],
             ]
         )
-        return intrinsic @ matrix
+        projection: np.ndarray = intrinsic @ matrix
+        return projection
 
 
 @dataclass
@@ -403,8 +404,9 @@ def _add_cabin(faces: list[tuple[np.ndarray, int]], model: VehicleModel, half: f
 
 
 def _inset(corners: np.ndarray, scale: float) -> np.ndarray:
-    centre = corners.mean(axis=0)
-    return centre + (corners - centre) * scale
+    centre: np.ndarray = corners.mean(axis=0)
+    inset: np.ndarray = centre + (corners - centre) * scale
+    return inset
 
 
 def _assemble(faces: list[tuple[np.ndarray, int]]) -> _Mesh:
@@ -448,7 +450,8 @@ def outline(points: np.ndarray) -> np.ndarray:
 
 def _placed(vertices: np.ndarray, x: float, y: float, yaw: float) -> np.ndarray:
     cos, sin = math.cos(yaw), math.sin(yaw)
-    return vertices @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) + (x, y, 0.0)
+    turned: np.ndarray = vertices @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    return turned + (x, y, 0.0)
 
 
 def paint_vehicle(
@@ -874,7 +877,8 @@ def bridge_hides(camera: Camera, points: np.ndarray) -> np.ndarray:
     rise = (BRIDGE_HEIGHT_M - points[..., 2]) / (camera.position[2] - points[..., 2])
     x = points[..., 0] + (camera.position[0] - points[..., 0]) * rise
     wrapped = np.mod(x, PERIOD_M)
-    return ((wrapped > BRIDGE_X_M[0]) & (wrapped < BRIDGE_X_M[1])).any(axis=-1)
+    hidden: np.ndarray = ((wrapped > BRIDGE_X_M[0]) & (wrapped < BRIDGE_X_M[1])).any(axis=-1)
+    return hidden
 
 
 def paint_bridge(

@@ -120,7 +120,8 @@ def _beam_texture() -> np.ndarray:
         across = np.exp(-(((side[:, None] - lamp) / spread) ** 2))
         total += across * (ahead * np.exp(-ahead / 4.5) / 1.65)
     fade = np.clip((BEAM_LENGTH_M - ahead) / 6.0, 0, 1)
-    return (0.34 * total * fade).astype(np.float32)
+    light: np.ndarray = (0.34 * total * fade).astype(np.float32)
+    return light
 
 
 _BEAM = _beam_texture()

@@ -86,7 +86,8 @@ def _walls_in_view(camera: Camera, town: Town) -> list[tuple[Building, tuple[flo
 def _look_point(camera: Camera) -> np.ndarray:
     """Where the optical axis meets the ground (x, y)."""
     forward = camera.rotation[2]
-    return camera.position[:2] - forward[:2] * (camera.position[2] / forward[2])
+    point: np.ndarray = camera.position[:2] - forward[:2] * (camera.position[2] / forward[2])
+    return point
 
 
 def _bridge_in_view(camera: Camera) -> tuple[float, tuple[float, float]] | None:
@@ -154,7 +155,9 @@ def _building_hides(
     enter, leave = np.maximum(near[..., 0], near[..., 1]), np.minimum(far[..., 0], far[..., 1])
     # Lines of sight go down: they are lowest where they leave the building's ground plan.
     lowest = eye[2] + (points[:, :, 2] - eye[2]) * np.minimum(leave, 1.0)
-    return ((enter < leave) & (leave > 0) & (enter < 1) & (lowest < building.height)).any(axis=1)
+    through = (enter < leave) & (leave > 0) & (enter < 1) & (lowest < building.height)
+    hidden: np.ndarray = through.any(axis=1)
+    return hidden
 
 
 def _small_things(camera: Camera, town: Town, movers: list[Placed]) -> list[_Thing]:

@@ -108,9 +108,9 @@ class Town:
         """Linear BGR light at ground positions (metres, anywhere), ``(..., 3)`` float32."""
         column = np.floor(np.mod(x, PERIOD_M) / LIGHT_CELL_M).astype(int)
         row = np.floor(np.mod(y, PERIOD_M) / LIGHT_CELL_M).astype(int)
-        return self.light[
-            np.minimum(row, len(self.light) - 1), np.minimum(column, len(self.light) - 1)
-        ]
+        last = len(self.light) - 1
+        light: np.ndarray = self.light[np.minimum(row, last), np.minimum(column, last)]
+        return light
 
 
 @lru_cache(maxsize=2)
@@ -299,7 +299,8 @@ def _shade(total: np.ndarray, axis: np.ndarray, tree: Tree) -> None:
 
 def root_code(linear: np.ndarray) -> np.ndarray:
     """Root code (float, 0..255) of linear light (1.0: the camera's white)."""
-    return 255.0 * np.sqrt(np.minimum(np.maximum(linear, 0.0), 1.0))
+    code: np.ndarray = 255.0 * np.sqrt(np.minimum(np.maximum(linear, 0.0), 1.0))
+    return code
 
 
 # --------------------------------------------------------------------------- ground texture
