@@ -10,6 +10,7 @@ import { NOTES, capital, change, look, seconds, target } from "./words.js";
 const TRAIL_S = 2;
 const SILENT_S = 1.5; // without a word of the targets
 const BEHIND_S = 1.5; // of the video, against the newest word
+const NAMED = 2; // targets, in a sentence
 const NEED = ["LOST", "UNCERTAIN", "WEAK", "GIVEN_UP", "TRACKING"]; // the most in need first
 
 const stampSeconds = (later, earlier) => Number(BigInt(later) - BigInt(earlier)) / 1e9;
@@ -98,12 +99,26 @@ export class Scene {
     if (!there) this.targets.clear();
   }
 
-  // What becomes of targets that nobody follows any more.
+  // The targets and what was said of them last: [id, word].
+  get words() { return [...this.targets].map(([id, { status }]) => [id, look(status).word]); }
+
+  // What becomes of targets that nobody follows any more. Short, also where there are many.
   fates() {
-    return [...this.targets].map(([id, { status }]) => `${capital(target(id))} was ${look(status).word}: nobody follows it now.`).join(" ");
+    const { words } = this;
+    if (!words.length) return "";
+    if (words.length === 1) return `${capital(target(words[0][0]))} was ${words[0][1]}: nobody follows it now.`;
+    const named = words.slice(0, NAMED).map(([id, word]) => `${id} (${word})`).join(", ");
+    const more = words.length > NAMED ? ` and ${words.length - NAMED} more` : "";
+    return `Targets ${named}${more}: nobody follows them now.`;
   }
 
-  closed() { this.vanished = this.fates(); this.link = null; this.people = null; }
+  // The tracker may well follow them still.
+  closed() {
+    const named = this.words.slice(0, NAMED).map(([id, word]) => `${id} ${word}`).join(", ");
+    this.vanished = named ? `Last heard: target ${named}.` : "";
+    this.link = null;
+    this.people = null;
+  }
 
   get there() { return this.link?.tracker === "live" || this.link?.tracker === "waiting"; }
   get silence() { return this.link ? this.link.silence === null ? null : this.link.silence : null; }
