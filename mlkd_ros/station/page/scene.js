@@ -92,30 +92,31 @@ export class Scene {
     const was = this.wasTracker;
     if (was === "there" && !there) {
       this.vanished = this.fates();
-      this.log(`The tracker has stopped. ${this.vanished}`.trim(), "bad", { state: "NO TRACKER" });
+      this.log(`The tracker has stopped. ${this.ends()}`.trim(), "bad", { state: "NO TRACKER" });
       this.alarm("NO TRACKER");
     } else if (was === "away" && there) { this.vanished = ""; this.log("The tracker is back.", "good", { state: "TRACKER" }); }
     this.wasTracker = there ? "there" : "away";
     if (!there) this.targets.clear();
   }
 
-  // The targets and what was said of them last: [id, word].
-  get words() { return [...this.targets].map(([id, { status }]) => [id, look(status).word]); }
+  // What became of each target, for the log.
+  ends() {
+    return [...this.targets].map(([id, { status }]) => `${capital(target(id))} was ${look(status).word}: nobody follows it now.`).join(" ");
+  }
 
-  // What becomes of targets that nobody follows any more. Short, also where there are many.
-  fates() {
-    const { words } = this;
-    if (!words.length) return "";
-    if (words.length === 1) return `${capital(target(words[0][0]))} was ${words[0][1]}: nobody follows it now.`;
-    const named = words.slice(0, NAMED).map(([id, word]) => `${id} (${word})`).join(", ");
-    const more = words.length > NAMED ? ` and ${words.length - NAMED} more` : "";
-    return `Targets ${named}${more}: nobody follows them now.`;
+  // The same for where there is little room.
+  fates() { return this.targets.size > 1 ? `Nobody follows ${this.several()} now.` : this.ends(); }
+
+  several() {
+    const names = [...this.targets.keys()];
+    const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
+    return `targets ${names.slice(0, NAMED).join(", ")}${more}`;
   }
 
   // The tracker may well follow them still.
   closed() {
-    const named = this.words.slice(0, NAMED).map(([id, word]) => `${id} ${word}`).join(", ");
-    this.vanished = named ? `Last heard: target ${named}.` : "";
+    const [first] = this.targets.values();
+    this.vanished = !first ? "" : this.targets.size > 1 ? `Last heard of ${this.several()}.` : `Last heard: ${target(first.status.target_id)} ${look(first.status).word}.`;
     this.link = null;
     this.people = null;
   }
