@@ -391,7 +391,8 @@ class _Watch:
                   const s = scene.shown.statuses[0], $ = (id) => document.getElementById(id);
                   const row = document.querySelector('#targets span');
                   const colour = (e) => getComputedStyle(e).color.match(/\\d+/g).map(Number);
-                  return s?.box && !scene.behind && station.settings.magnify && {
+                  const news = $('state').dataset.state !== 'NO NEWS'; // all of it was held up
+                  return s?.box && news && !scene.behind && {
                     stamp: s.stamp, number: s.confidence.toFixed(2),
                     beside: [$('state-name').textContent, $('confidence').textContent],
                     row: row.offsetHeight ? row.textContent : null,
@@ -622,8 +623,10 @@ class _Watch:
             r" const now = text.match(/^LOST ([\d.]+) s, given up in ([\d.]+) s/);"
             f" return now && now[1] > {times[1]} && now[2] < {times[2]}; }})"
         )
-        note = await self.page.evaluate("document.getElementById('state-note').textContent")
-        assert re.search(r"Not seen for [\d.]+ s; searched for, given up in [\d.]+ s", note)
+        await self.page.wait_for(
+            r"/Not seen for [\d.]+ s; searched for, given up in [\d.]+ s/"
+            ".test(document.getElementById('state-note').textContent)"
+        )
         await self.readable("#state-name", "#state-note")
         # And it is seen: the border is red on the window itself, and nothing lies over the place.
         picture, scale = await self.window("lost")
