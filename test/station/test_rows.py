@@ -515,8 +515,13 @@ class _Watch:
             f"marks.pen.getImageData(({x - at} + 14) * devicePixelRatio - 2,"
             f" {y - above} * devicePixelRatio - 2, 5, 5).data.some((value) => value > 100)"
         )
+        # It moves until a frame was drawn in time, then it rests.
+        end = time.monotonic() + 60.0
         await self.page.mouse("mouseMoved", x, y, buttons=0, button="none")
-        await self.until_drawn(ring)
+        while not await self.drawn(ring):
+            assert time.monotonic() < end, f"{self.name}: no preview"
+            await self.page.mouse("mouseMoved", x - 1, y, buttons=0, button="none")
+            await self.page.mouse("mouseMoved", x, y, buttons=0, button="none")
         await self.until_drawn(f"!({ring})")
 
     async def lost_and_given_up(self) -> None:
