@@ -44,6 +44,8 @@ _REPORT_EVERY = 0.2
 _RECENT_BYTES = 128 << 20
 #: Picture width of a page that has not said what it shows.
 _USUAL_WIDTH = 960
+#: Name of those who have given none, before a number.
+_UNNAMED = "Operator"
 
 #: Told what was sent since the last time, and the oldest picture on a screen (None: nobody looks).
 Watched = Callable[[Sequence[int], "int | None"], None]
@@ -52,8 +54,12 @@ Watched = Callable[[Sequence[int], "int | None"], None]
 class Client:
     """One page. Used in the event loop only."""
 
-    def __init__(self, socket: web.WebSocketResponse, clients: Clients, name: str) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, clients: Clients, name: str, tab: str
+    ) -> None:
         self.name = name
+        #: A secret of the browser's tab, the same after a reload; empty: none.
+        self.tab = tab
         #: Stamp of the picture on its screen, or the first that may be; None while nobody sees it.
         self.showing: int | None = None
         #: Stamp of the picture that a mark under way was made on. The tracker is to keep it until
@@ -207,12 +213,23 @@ class Clients:
         """Whether there is no room for another page."""
         return len(self._open) >= self._limit
 
-    def add(self, socket: web.WebSocketResponse) -> Client:
-        """A page has come."""
+    def of_tab(self, tab: str) -> web.WebSocketResponse | None:
+        """The connection that a tab already has."""
+        return next((socket for socket, one in self._open.items() if tab and one.tab == tab), None)
+
+    def add(self, socket: web.WebSocketResponse, tab: str = "") -> Client:
+        """A page has come. Of a tab that was here already, it takes the place of the one before:
+        that is dead, and nobody has been told.
+        """
         self._count += 1
-        client = self._open[socket] = Client(socket, self, self._free_name(""))
+        old = self.of_tab(tab)
+        before = self._open.pop(old) if old is not None else None
+        name = before.name if before is not None else self._free_name("")
+        client = self._open[socket] = Client(socket, self, name, tab)
         for text in self._standing.values():
             client.text(text)
+        if before is not None and self._in_control is before:
+            self._in_control = client
         self._watch(True)
         return client
 
@@ -231,12 +248,13 @@ class Clients:
 
     def introduce(self, client: Client, name: str) -> None:
         """A page says who sits there. Two of one name are told apart by a number."""
-        client.name = self._free_name(name, client)
+        if name or not client.name.startswith(_UNNAMED):
+            client.name = self._free_name(name, client)
         self._tell_people()
 
     def _free_name(self, wanted: str, of: Client | None = None) -> str:
         taken = {one.name for one in self._open.values() if one is not of}
-        name, number = wanted or "Operator", 1 if wanted else self._count
+        name, number = wanted or _UNNAMED, 1 if wanted else self._count
         while True:
             full = name if wanted and number == 1 else f"{name} {number}"
             if full not in taken:

@@ -15,7 +15,9 @@ JavaScript number cannot hold them. A picture brings the statuses of its very im
 | `reply` | the answer to a request, by its number |
 | `pong` | the answer to a ping |
 
-From the page: JSON texts, checked here; each is a class below.
+From the page: JSON texts, checked here; each is a class below. The WebSocket's address may end in
+`?tab=` and a secret of the browser's tab: another connection with the same one takes the place of
+this one, with its name and the control, and this one is closed with code 4001.
 """
 
 from __future__ import annotations

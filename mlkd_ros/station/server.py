@@ -64,6 +64,10 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Server": "mlkd",
 }
+#: Characters of the secret by which a tab of a browser is known.
+_LONGEST_TAB = 64
+#: Why a connection is closed: its tab has made another.
+_REPLACED = 4001
 #: Bytes of a message of the page, and of the form with the token.
 _LARGEST_MESSAGE = 4096
 #: Seconds without a sign of life after which a page is taken for gone.
@@ -110,6 +114,7 @@ class Server:
         self._folder = folder
         self._recording = Recording(folder, recorder_arguments, self._recording_changed)
         self._snapshots: dict[str, Path] = {}
+        self._partings: set[asyncio.Task[None]] = set()
         self._files = {
             url: (path.read_bytes(), _TYPES[path.suffix]) for url, path in _FILES.items()
         }
@@ -131,6 +136,8 @@ class Server:
 
     async def _close(self, _: web.Application) -> None:
         self._reporter.cancel()
+        for parting in self._partings:
+            parting.cancel()
         if self._recording.on:
             await self._recording.stop()
         await self._clients.close()
@@ -241,7 +248,11 @@ class Server:
     # --- one page -------------------------------------------------------------------------------
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        if self._clients.full:
+        tab = request.query.get("tab", "")
+        if len(tab) > _LONGEST_TAB:
+            return web.Response(status=400, text="tab: too long.\n")
+        before = self._clients.of_tab(tab)
+        if before is None and self._clients.full:
             return web.Response(
                 status=503, text="As many pages as allowed are open (--max-clients).\n"
             )
@@ -251,7 +262,9 @@ class Server:
         if not socket.can_prepare(request).ok:
             return web.Response(status=426, text="This address speaks WebSocket.\n")
         # Reserved before anything is awaited: two pages must not take one place.
-        client = self._clients.add(socket)
+        client = self._clients.add(socket, tab)
+        if before is not None:
+            self._part(before)
         sender: asyncio.Task[None] | None = None
         try:
             await socket.prepare(request)
@@ -264,6 +277,17 @@ class Server:
                 with contextlib.suppress(asyncio.CancelledError):
                     await sender
         return socket
+
+    def _part(self, socket: web.WebSocketResponse) -> None:
+        """End a connection whose tab has made another. It is most likely dead: nobody waits."""
+
+        async def part() -> None:
+            with contextlib.suppress(ConnectionError, RuntimeError):  # it has not even begun
+                await socket.close(code=_REPLACED, message=b"another of this tab")
+
+        parting = asyncio.create_task(part())
+        self._partings.add(parting)
+        parting.add_done_callback(self._partings.discard)
 
     async def _listen(self, socket: web.WebSocketResponse, page: _Page) -> None:
         async for message in socket:

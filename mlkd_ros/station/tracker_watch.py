@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
+
+from mlkd_ros.node.messages import nanoseconds
 
 __all__ = ["GONE", "LIVE", "MISSING", "WAITING", "TrackerWatch"]
 
@@ -25,7 +28,7 @@ _MARK = ": images"
 #: said twice in them.
 _WINDOW, _TWICE = 3.0, 3
 #: The same of diagnostics, for two of one name and without images: one says 4 in that time, 5
-#: where they come late; two say 8.
+#: where they come late; two say 8. By their stamps, too: whoever was held up hears many at once.
 _SLOW_WINDOW, _MORE_THAN_ONE = 4.0, 6
 
 
@@ -36,6 +39,15 @@ def _at_work(status: DiagnosticStatus) -> bool:
     level = status.level if isinstance(status.level, bytes) else bytes([status.level])
     received = {item.key: item.value for item in status.values}.get("received")
     return level == DiagnosticStatus.OK and received != "0"
+
+
+def _doubled(told: Sequence[tuple[float, float]]) -> bool:
+    """Whether that is more than one says, given when it was heard and stamped, in seconds."""
+    if len(told) < _MORE_THAN_ONE or told[0][0] <= time.monotonic() - _SLOW_WINDOW:
+        return False
+    stamps = [stamp for _, stamp in told]
+    # The clocks of two may differ.
+    return stamps != sorted(stamps) or stamps[-1] - stamps[0] < _SLOW_WINDOW
 
 
 class TrackerWatch:
@@ -49,7 +61,8 @@ class TrackerWatch:
         self._node = node
         self._prefix = node.get_namespace().rstrip("/") + "/"
         self._last: float | None = None
-        self._names: dict[str, deque[float]] = {}
+        #: When each has spoken lately, and what stamp (seconds) it gave that.
+        self._names: dict[str, deque[tuple[float, float]]] = {}
         self._repeats: deque[float] = deque()
         self.phase = ""
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
@@ -61,7 +74,8 @@ class TrackerWatch:
             own = name.startswith(self._prefix) and "/" not in name[len(self._prefix) :]
             if own and name != status.name:
                 self._last = time.monotonic()
-                self._names.setdefault(name, deque(maxlen=_MORE_THAN_ONE)).append(self._last)
+                told = self._names.setdefault(name, deque(maxlen=_MORE_THAN_ONE))
+                told.append((self._last, nanoseconds(message.header.stamp) * 1e-9))
                 self.phase = "" if _at_work(status) else status.message
 
     def heard(self, twice: bool) -> None:
@@ -84,10 +98,10 @@ class TrackerWatch:
         now = time.monotonic()
         while self._repeats and self._repeats[0] < now - _WINDOW:
             self._repeats.popleft()
-        self._names = {name: at for name, at in self._names.items() if at[-1] > now - _SILENT}
-        doubled = any(
-            len(at) == _MORE_THAN_ONE and at[0] > now - _SLOW_WINDOW for at in self._names.values()
-        )
+        self._names = {
+            name: told for name, told in self._names.items() if told[-1][0] > now - _SILENT
+        }
+        doubled = any(map(_doubled, self._names.values()))
         if len(self._repeats) < _TWICE and len(self._names) < 2 and not doubled:
             return ""
         names = ", ".join(sorted(self._names)) or self._prefix

@@ -153,17 +153,46 @@ class Everywhere(dict[int, Box]):
 TARGET = (280, 150, 64, 48)
 
 
+def _picture(target: tuple[int, int, int, int] | None) -> np.ndarray:
+    """A place, with a target there or without."""
+    rng = np.random.default_rng(5)
+    picture = cv2.GaussianBlur(rng.normal(60, 40, (SIZE[1], SIZE[0], 3)), (0, 0), 8)
+    if target is not None:
+        x, y, w, h = target
+        colours = rng.integers(60, 255, (6, 8, 3)).astype(np.uint8)
+        picture[y : y + h, x : x + w] = cv2.resize(colours, (w, h), interpolation=cv2.INTER_CUBIC)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
 def still_life(folder: Path, seen: int = 16, gone: int = 0) -> dict[int, Box]:
     """Images in a folder: of a target that stays where it is, then of the place without it; where
     that is, by stamp.
     """
-    rng = np.random.default_rng(5)
-    ground = cv2.GaussianBlur(rng.normal(60, 40, (SIZE[1], SIZE[0], 3)), (0, 0), 8)
-    x, y, w, h = TARGET
-    image = ground.copy()
-    colours = rng.integers(60, 255, (6, 8, 3)).astype(np.uint8)
-    image[y : y + h, x : x + w] = cv2.resize(colours, (w, h), interpolation=cv2.INTER_CUBIC)
+    with_target, without = _picture(TARGET), _picture(None)
     for index in range(seen + gone):
-        picture = image if index < seen else ground
-        cv2.imwrite(str(folder / f"{index:03}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+        picture = with_target if index < seen else without
+        cv2.imwrite(str(folder / f"{index:03}.png"), picture)
+    x, y, w, h = TARGET
     return Everywhere((float(x), float(y), float(w), float(h)))
+
+
+class Scenery:
+    """A folder of four images for `replay --loop`, which reads each when it is due: what is shown
+    there changes at once, while the camera goes on.
+    """
+
+    def __init__(self, folder: Path, target: tuple[int, int, int, int], sway: int) -> None:
+        """The target sways by so many pixels to the right, and back."""
+        self._folder = folder
+        x, y, w, h = target
+        self.still = _picture(target)
+        moved = [_picture((x + step * sway // 2, y, w, h)) for step in (0, 1, 2, 1)]
+        self._scenes = {"swaying": moved, "still": [self.still] * 4, "gone": [_picture(None)] * 4}
+        self.show("still")
+
+    def show(self, scene: str) -> None:
+        """From the next image on; each file is replaced as a whole."""
+        for index, picture in enumerate(self._scenes[scene]):
+            new = self._folder / f"{index}.new"
+            new.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            new.replace(self._folder / f"{index}.png")

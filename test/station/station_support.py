@@ -135,9 +135,12 @@ class Wire:
         self.socket = socket
 
     @classmethod
-    async def open(cls, http: aiohttp.ClientSession, address: str, **headers: str) -> Wire:
+    async def open(
+        cls, http: aiohttp.ClientSession, address: str, tab: str = "", **headers: str
+    ) -> Wire:
         headers.setdefault("Origin", address.rstrip("/"))
-        return cls(await http.ws_connect(f"{address}socket", headers=headers, max_msg_size=0))
+        url = f"{address}socket" + (f"?tab={tab}" if tab else "")
+        return cls(await http.ws_connect(url, headers=headers, max_msg_size=0))
 
     async def send(self, **message: Any) -> None:
         await self.socket.send_str(json.dumps(message))

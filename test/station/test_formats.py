@@ -170,6 +170,10 @@ async def _words(operator: Operator, name: str) -> None:
             'NO TARGET', 'NO TRACKER', 'NO VIDEO', 'NO NEWS', 'OFFLINE', 'WAITING'];
           const notes = [
             'It has stopped answering. Target 12 was UNCERTAIN: nobody follows it now.',
+            'It has stopped answering. Nobody follows targets 12, 13 and 3 more now.',
+            'No connection to the ground station; trying again. Last heard of targets 12, 13.',
+            'No connection to the ground station; trying again. '
+              + 'Last heard: target 12 TRACKING, weak.',
             'Target 12. Not seen for 12 s; searched for, given up in 18 s.',
           ];
           const cut = [...states.flatMap((one) => write('state-name', one, 'Width')),

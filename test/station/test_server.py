@@ -328,6 +328,39 @@ async def _control(address: str) -> None:
         assert (await anna.receive("people"))["control"] == ""
 
 
+def test_a_tab_takes_the_place_of_its_dead_connection(start_node: Callable) -> None:
+    """Its name and its control, at once, and also where there is no room for one more."""
+    address = address_of(start_node("ground_station", *ANY_PORT, "--max-clients", "2"))
+    asyncio.run(_same_tab(address))
+
+
+async def _same_tab(address: str) -> None:
+    async with session() as http:
+        ben, dead = [await Wire.open(http, address, tab) for tab in ("", "7f3a")]
+        await ben.send(type="hello", name="Ben")
+        await dead.send(type="hello", name="Anna")
+        await dead.send(type="control", request=1, take=True)
+        assert (await dead.receive("reply"))["ok"]
+        while (await ben.receive("people"))["control"] != "Anna":
+            pass
+        assert await refused(http, address, tab="another") == 503
+        assert await refused(http, address, tab="x" * 65) == 400
+        anna = await Wire.open(http, address, "7f3a")
+        await anna.send(type="hello", name="Anna")
+        people = await anna.receive("people")
+        assert (people["you"], people["yours"]) == ("Anna", True), people
+        assert sorted(people["names"]) == ["Anna", "Ben"]
+        # Nothing has happened, to the others.
+        people = await ben.receive("people")
+        assert (people["control"], sorted(people["names"])) == ("Anna", ["Anna", "Ben"])
+        while (last := await dead.socket.receive(20)).type != aiohttp.WSMsgType.CLOSE:
+            pass
+        assert last.data == 4001
+        await anna.send(type="control", request=2, take=False)
+        told = await ben.receive("activity")
+        assert (told["who"], told["what"]) == ("Anna", "left the control to others")
+
+
 def test_record_and_snapshot(start_node: Callable, tmp_path: Path) -> None:
     pytest.importorskip("rosbags")
     start_node("night_camera", "--ros-args", *CAMERA)

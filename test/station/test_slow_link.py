@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from browser import EXECUTABLE, NAMES, Browser
 from operator_support import STATION, Operator, still_life
 from slow_link import SlowLink
-from station_support import Observer, address_of
+from station_support import TRACKER, Observer, address_of
 
 pytestmark = [
     pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser: none of {', '.join(NAMES)}"),
@@ -133,3 +134,79 @@ def test_a_link_that_swallows_everything(start_node: Callable, observer: Observe
             assert page.errors == []
 
     asyncio.run(run())
+
+
+def test_a_page_that_connects_anew_is_who_it_was(
+    start_node: Callable, observer: Observer, tmp_path: Path
+) -> None:
+    """Its connection was dead, and nobody was told: it has its name and its control at once."""
+    observer.truth = still_life(tmp_path)
+    start_node("replay", str(tmp_path), "--loop", "--frame-rate", "6")
+    start_node("tracker", "--ros-args", *TRACKER)
+    observer.meet("tracker")
+    station = address_of(start_node("ground_station", *STATION))
+
+    async def run() -> None:
+        port = urlsplit(station).port
+        assert port is not None
+        async with SlowLink(port) as link, Browser() as browser:
+            address = f"http://127.0.0.1:{link.port}/"
+            first = await browser.open(address)
+            await first.evaluate(
+                "(() => { const n = document.getElementById('name'); n.value = 'Anna';"
+                " n.dispatchEvent(new Event('change')); })()"
+            )
+            # It is the same tab after a reload.
+            tab = await first.evaluate("station.wire.tab")
+            await first.evaluate("window.before = true")
+            await first.send("Page.reload")
+            await first.wait_for("!window.before && window.station?.wire.open")
+            assert await first.evaluate("station.wire.tab") == tab
+
+            # One that was made from it takes its place, and it gets another: both are there.
+            page = await browser.open(address)
+            await page.evaluate(f"sessionStorage.setItem('mlkd-tab', '{tab}')")
+            await page.send("Page.reload")
+            await page.wait_for(f"window.station?.wire.tab === '{tab}'")
+            await first.wait_for(f"station.wire.tab !== '{tab}'")
+            for one, name in ((page, "Anna"), (first, "Anna 2")):
+                await one.wait_for(
+                    f"station.scene.people?.you === '{name}'"
+                    " && station.scene.people.names.length === 2"
+                )
+
+            operator = Operator(page, observer)
+            await operator.ready()
+            assert (await operator.designate())["code"] == "SUCCESS"
+            control = "You have the control (Anna) · 1 other here"
+            await page.wait_for(f"document.getElementById('crew-text').textContent === '{control}'")
+            await page.wait_for("station.scene.targets.size === 1")
+            await page.evaluate(WRITTEN)
+
+            # The page gives its connection up, and makes another. The station knows of nothing yet.
+            begin = time.monotonic()
+            link.cut()
+            link.mend()
+            await page.wait_for("window.notes.some((one) => one.startsWith('No connection'))")
+            notes = await page.evaluate("window.notes")
+            (note,) = [one for one in notes if one.startswith("No connection")][:1]
+            # Nobody knows what becomes of a target meanwhile.
+            assert re.search(r"Last heard: target \S+ [A-Z, a-z]+\.$", note), note
+            await page.wait_for("station.scene.people?.you && window.crew.at(-1) !== '–'")
+            # Unless this machine was so slow that the station has missed it by then.
+            if time.monotonic() - begin < 14.0:
+                assert await page.evaluate("window.crew") == ["–", control]
+            assert await page.evaluate("station.scene.people.you") == "Anna"
+            assert page.errors == first.errors == []
+
+    asyncio.run(run())
+
+
+#: Notes all that is written of who has the control, and beneath the state.
+WRITTEN = """
+window.crew = [];
+window.notes = [];
+for (const [id, list] of [["crew-text", window.crew], ["state-note", window.notes]])
+  new MutationObserver(() => list.push(document.getElementById(id).textContent))
+    .observe(document.getElementById(id), { childList: true, characterData: true, subtree: true });
+"""

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 from station_support import CAMERA, SIZE, TRACKER, Observer, Wire, address_of, wait_for
 
@@ -115,6 +116,39 @@ def test_two_trackers_of_one_name_are_named_and_both_get_a_mark(
         assert reply["code"] == "SUCCESS", reply
         await wait_for(lambda: 2 in spoken_of(observer, "car").values(), "two who follow")
         assert (await conflict(wire, True))["conflict"] == told
+
+    visit(address, act)
+
+
+def test_a_station_that_was_held_up_hears_one_tracker(
+    start_node: Callable, observer: Observer
+) -> None:
+    """What one has said in seven seconds is heard at once: it is still one."""
+    start_node("night_camera", "--ros-args", *CAMERA)
+    start_node("tracker", "--ros-args", *TRACKER)
+    observer.meet("night_camera", "tracker")
+    station = start_node("ground_station", "--port", "0")
+    address = address_of(station)
+    told: list[int] = []
+    observer.node.create_subscription(
+        DiagnosticArray,
+        "/diagnostics",
+        lambda message: told.extend(1 for s in message.status if s.name.endswith(": images")),
+        20,
+    )
+
+    async def act(wire: Wire) -> None:
+        while (await wire.receive("link"))["tracker"] != "live":
+            pass
+        before = len(told)
+        station.process.send_signal(signal.SIGSTOP)
+        try:
+            await wait_for(lambda: len(told) >= before + 7, "seven words of the tracker")
+        finally:
+            station.process.send_signal(signal.SIGCONT)
+        resumed = time.monotonic()
+        while time.monotonic() < resumed + 4.0:
+            assert (await wire.receive("link"))["conflict"] == ""
 
     visit(address, act)
 

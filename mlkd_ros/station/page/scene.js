@@ -10,6 +10,7 @@ import { NOTES, capital, change, look, seconds, target } from "./words.js";
 const TRAIL_S = 2;
 const SILENT_S = 1.5; // without a word of the targets
 const BEHIND_S = 1.5; // of the video, against the newest word
+const NAMED = 2; // targets, in a sentence
 const NEED = ["LOST", "UNCERTAIN", "WEAK", "GIVEN_UP", "TRACKING"]; // the most in need first
 
 const stampSeconds = (later, earlier) => Number(BigInt(later) - BigInt(earlier)) / 1e9;
@@ -91,19 +92,34 @@ export class Scene {
     const was = this.wasTracker;
     if (was === "there" && !there) {
       this.vanished = this.fates();
-      this.log(`The tracker has stopped. ${this.vanished}`.trim(), "bad", { state: "NO TRACKER" });
+      this.log(`The tracker has stopped. ${this.ends()}`.trim(), "bad", { state: "NO TRACKER" });
       this.alarm("NO TRACKER");
     } else if (was === "away" && there) { this.vanished = ""; this.log("The tracker is back.", "good", { state: "TRACKER" }); }
     this.wasTracker = there ? "there" : "away";
     if (!there) this.targets.clear();
   }
 
-  // What becomes of targets that nobody follows any more.
-  fates() {
+  // What became of each target, for the log.
+  ends() {
     return [...this.targets].map(([id, { status }]) => `${capital(target(id))} was ${look(status).word}: nobody follows it now.`).join(" ");
   }
 
-  closed() { this.vanished = this.fates(); this.link = null; this.people = null; }
+  // The same for where there is little room.
+  fates() { return this.targets.size > 1 ? `Nobody follows ${this.several()} now.` : this.ends(); }
+
+  several() {
+    const names = [...this.targets.keys()];
+    const more = names.length > NAMED ? ` and ${names.length - NAMED} more` : "";
+    return `targets ${names.slice(0, NAMED).join(", ")}${more}`;
+  }
+
+  // The tracker may well follow them still.
+  closed() {
+    const [first] = this.targets.values();
+    this.vanished = !first ? "" : this.targets.size > 1 ? `Last heard of ${this.several()}.` : `Last heard: ${target(first.status.target_id)} ${look(first.status).word}.`;
+    this.link = null;
+    this.people = null;
+  }
 
   get there() { return this.link?.tracker === "live" || this.link?.tracker === "waiting"; }
   get silence() { return this.link ? this.link.silence === null ? null : this.link.silence : null; }

@@ -5,6 +5,17 @@ const PING_MS = 1000;
 const STALLED_S = 1.5; // nothing heard for so long: the link stands still
 const GIVEN_UP_S = 8; // or not connected: this connection is dead, whatever TCP believes of it
 
+const REPLACED = 4001; // closed, because another connection says it is of this tab
+
+// By this the station knows a tab again: after a reload, or when its connection has died, it takes the
+// place that it had, with its name and the control.
+function newTab() {
+  const tab = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  try { sessionStorage.setItem("mlkd-tab", tab); } catch { /* for this visit only */ }
+  return tab;
+}
+function oldTab() { try { return sessionStorage.getItem("mlkd-tab"); } catch { return null; } }
+
 export class Wire {
   // heard: {text(message), picture(buffer), opened(), closed()}
   constructor(heard) {
@@ -18,6 +29,7 @@ export class Wire {
     this.offset = null; // seconds: the server's steady clock minus ours
     this.best = Infinity;
     this.overdue = false;
+    this.tab = oldTab() ?? newTab();
     this.connect();
     setInterval(() => { this.ping(); this.check(); }, PING_MS);
   }
@@ -28,7 +40,7 @@ export class Wire {
   get stalled() { const since = (performance.now() - this.last) / 1000; return this.open && this.last && since > STALLED_S ? since : 0; }
 
   connect() {
-    const socket = this.socket = new WebSocket(new URL("socket", location.href).href.replace(/^http/, "ws"));
+    const socket = this.socket = new WebSocket(new URL(`socket?tab=${this.tab}`, location.href).href.replace(/^http/, "ws"));
     socket.binaryType = "arraybuffer";
     this.begun = performance.now();
     this.last = 0;
@@ -49,7 +61,11 @@ export class Wire {
       else if (message.type === "reply") this.reply(message);
       else this.heard.text(message);
     };
-    socket.onclose = () => this.closed();
+    socket.onclose = ({ code }) => {
+      // A tab that was duplicated: each of the two is one of its own.
+      if (code === REPLACED) this.tab = newTab();
+      this.closed();
+    };
   }
 
   // Give up a connection on which nothing happens. A radio link can swallow all of it, and then a
