@@ -33,8 +33,11 @@ $(STAMP): pyproject.toml setup.py interfaces_build.py package.xml $(INSTALLED)
 demo: setup
 	$(BIN)/python -m mlkd_ros.simulation.demo --output demo --force
 
+# What only computes, on every core; then what runs real processes against the clock, one by one.
+COMPUTING := test/data test/distillation test/evaluation test/tracking
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(COMPUTING); computed=$$?; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTING)) && exit $$computed
 
 lint: setup
 	$(BIN)/ruff check .

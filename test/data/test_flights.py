@@ -19,6 +19,7 @@ class _Flight:
     scenario: str = "crossing"
     seed: int = 7
     frame_count: int = 8
+    rate: float = 24.0
 
     def render(self, when: int) -> RenderedFrame:
         visible = 0.0 if when == 2 else 1.0
@@ -39,6 +40,7 @@ def _flight() -> NightFlight:
 def test_a_flight_is_a_sequence_of_its_main_target() -> None:
     sequence = flight_sequence(_flight(), count=5, start=1)
     assert (sequence.name, sequence.group, sequence.night) == ("crossing_7", "flights", True)
+    assert sequence.rate == 24.0
     assert np.isnan(sequence.boxes[1]).all(), "frame 2 shows nothing of it"
     assert sequence.boxes[4].tolist() == [55, 40, 30, 20]
     assert [int(frame[0, 0, 0]) for frame in sequence.frames] == [1, 2, 3, 4, 5]
