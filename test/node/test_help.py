@@ -23,6 +23,8 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ("tracker", [name for name, _, _ in described_parameters()]),
         ("night_camera", ["scenario:=crossing", "occlusion:", "seed:=0", "rate:=30.0"]),
+        ("gimbal", ["gain:=2.5", "dead_band:=0.3"]),
+        ("mavlink", ["connections", "signing_key_file"]),
     ],
 )
 def test_help(name: str, words: list[str]) -> None:

@@ -129,8 +129,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
-    """Two image topics; /camera/image holds one image per stamp."""
+def write_bag(
+    path: Path, plugin: str, stamps: list[int], received: list[int] | None = None
+) -> Path:
+    """Two image topics; /camera/image holds one image per stamp, received then or as told."""
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
     typesys = pytest.importorskip("rosbags.typesys")
     store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
@@ -152,7 +154,8 @@ def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
                     step=WIDTH * 3,
                     data=picture(index).ravel(),
                 )
-                writer.write(connection, stamp, store.serialize_cdr(message, kind))
+                when = stamp if received is None else received[index]
+                writer.write(connection, when, store.serialize_cdr(message, kind))
     return path
 
 
@@ -212,6 +215,32 @@ def test_a_bag_with_its_own_stamps_and_clock(
     assert len(clock) > 10
     assert (np.diff(clock) >= 0).all()
     assert set(stamps) <= set(audience.clock)
+
+
+def test_clocks_that_were_set_in_flight(
+    audience: Audience, start_node: Callable, tmp_path: Path
+) -> None:
+    """Back, forward for years, a zero, a stamp twice: all images come, at the pace of receipt."""
+    begin, step = 1_700_000_000 * 10**9, 250_000_000
+    set_by = (0, -(10**12), 2 * 10**17)
+    received = [begin + i * step + set_by[(i > 3) + (i > 6)] for i in range(10)]
+    stamps = list(received)
+    stamps[2], stamps[6] = 0, stamps[5]
+    bag = write_bag(tmp_path / "bag", "MCAP", stamps, received)
+    options = ("--bag-topic", "/camera/image", "--clock")
+    replay = start_node("replay", str(bag), *options, *LOSSLESS)
+    audience.begin(clock=True)
+    messages = audience.wait_for(10)
+    assert [index_of(message) for message in messages] == list(range(10))
+    steps = np.diff([nanoseconds(message.header.stamp) for message in messages])
+    assert (steps > 0).all() and (steps < 2 * step).all()
+    arrivals = np.array([when for when, _ in audience.images])
+    assert arrivals[-1] - arrivals[0] == pytest.approx(9 * 0.25, abs=1.0)
+    assert replay.process.wait(60) == 0
+    assert "10 images played" in replay.output
+    for words in ("stamps are zero", "stamps are repeated", "backwards", "jumped forward"):
+        assert words in replay.output, words
+    assert (np.diff(audience.clock) >= 0).all()
 
 
 def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
