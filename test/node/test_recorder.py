@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import threading
@@ -355,7 +356,7 @@ def test_killed_it_leaves_all_but_the_last_two_seconds(
 def test_a_terminal_that_is_closed_ends_the_recording(
     start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
 ) -> None:
-    bag = tmp_path / "bag"
+    bag = tmp_path / os.fsdecode(b"caf\xe9")  # and whatever its name is
     recorder = record(start_node, str(bag), *ros("recorded", *lossless("/recorded/image")))
     aircraft.wait_for_recorder(aircraft.images)
     for index in range(3):

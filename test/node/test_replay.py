@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +26,9 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.sources import BagSource, open_source
 from mlkd_ros.node.messages import box_from_message, box_to_message, nanoseconds
+from mlkd_ros.recording.beside import Beside
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 
@@ -274,6 +278,19 @@ def test_what_cannot_be_played(
     assert "Traceback" not in replay.output
 
 
+def test_names_that_are_not_utf8(start_node: Callable, folder: Path, video: Path) -> None:
+    named = folder / os.fsdecode(b"caf\xe9")
+    named.mkdir()
+    (folder / "0.png").rename(named / "0.png")
+    shutil.copy(video, named / "flight.mp4")
+    replay = start_node("replay", str(named), "--wait", "0")
+    assert replay.process.wait(60) == 0, replay.output
+    assert "1 images played" in replay.output and "caf\\xe9 on /mlkd/image" in replay.output
+    replay = start_node("replay", str(named / "flight.mp4"), "--wait", "0")
+    assert replay.process.wait(60) == 1
+    assert "flight.mp4: the name is not UTF-8 text: rename" in replay.output
+
+
 def test_odd_sides_in_an_encoding_that_needs_even_ones(
     start_node: Callable, tmp_path: Path
 ) -> None:
@@ -366,6 +383,49 @@ def write_flight(path: Path, scene: Scene, frames: int) -> Path:
             ):
                 writer.write(connections[topic], stamp, serialize_message(message))
     return path
+
+
+#: When camera_info is stamped for each of the images, nanoseconds after it; None: not at all.
+CALIBRATIONS: dict[str, Callable[[int], int | None]] = {
+    "25 us off": lambda index: 25_000 if index % 2 else -25_000,
+    "once, before": lambda index: -5_000_000_000 if index == 0 else None,
+    "once, late": lambda index: 7_000_000 if index == 20 else None,
+    "once, without a stamp": lambda index: 0 if index == 0 else None,
+}
+
+
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+def test_a_calibration_is_found_for_every_image(tmp_path: Path, kind: str) -> None:
+    rosbag2 = pytest.importorskip("rosbags.rosbag2")
+    types = message_types()
+    bag = tmp_path / "bag"
+    with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        connections = {
+            name: writer.add_connection(f"/nose/{name}", kind, typestore=types)
+            for name, kind in (
+                ("image", "sensor_msgs/msg/Image"),
+                ("camera_info", "sensor_msgs/msg/CameraInfo"),
+            )
+        }
+        messages = []
+        for index in range(60):
+            stamp = 1_700_000_000 * 10**9 + index * 33_333_333
+            messages.append((stamp + 2_000_000, "image", image_of(picture(0), stamp)))
+            after = CALIBRATIONS[kind](index)
+            if after is not None:
+                info = CameraInfo(width=WIDTH, height=1 + index)
+                if after:
+                    info.header = image_of(picture(0), stamp + after).header
+                messages.append((stamp + after + 2_500_000, "camera_info", info))
+        for received, name, message in sorted(messages, key=lambda one: one[0]):
+            writer.write(connections[name], received, serialize_message(message))
+    with open_source(bag) as source:
+        assert isinstance(source, BagSource)
+        beside = Beside(source.bag, source.topic)
+        found = [beside.at("camera_info", frame) for frame in source]
+    assert [info.width for info in found] == [WIDTH] * 60
+    if kind == "25 us off":
+        assert [info.height for info in found] == list(range(1, 61)), "each has its own"
 
 
 @pytest.mark.parametrize("clock", [False, True])
