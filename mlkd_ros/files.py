@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["FileNameError", "library_name", "printable", "replacing", "unused"]
+__all__ = ["FileNameError", "library_name", "naming", "printable", "replacing", "unused"]
 
 
 class FileNameError(ValueError):
@@ -94,6 +94,15 @@ def replacing(
         if isinstance(error, OSError):
             raise _named(error, path) from error
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an OSError of the block, in which ``path`` is written, name it."""
+    try:
+        yield
+    except OSError as error:
+        raise _named(error, path) from error
 
 
 def _named(error: OSError, path: Path) -> OSError:

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--crops must be at least 1, not {arguments.crops}")
     check_exporter()
     checkpoint = load_checkpoint(arguments.checkpoint)
+    _paths(checkpoint, arguments)
     exported = replace(checkpoint, graphs=export_onnx(student_from_checkpoint(checkpoint)))
     runtime = "openvino" if arguments.format == "openvino" else "onnxruntime"
     try:
@@ -75,20 +76,29 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _paths(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, Path]:
+    """The file of each graph, or of the checkpoint. FileExistsError where it may not be written."""
+    folder, force = arguments.output, arguments.force
+    if arguments.format == "checkpoint":
+        return {"": unused(folder / arguments.checkpoint.name, force, makes_folder=True)}
+    suffix = ".onnx" if arguments.format == "onnx" else ".xml"
+    paths = {graph: folder / f"{graph}{suffix}" for graph in checkpoint.graphs}
+    for path in paths.values():
+        unused(path, force, makes_folder=True)
+        if arguments.format == "openvino":  # its weights lie beside
+            unused(path.with_suffix(".bin"), force, makes_folder=True)
+    return paths
+
+
 def _write(exported: Checkpoint, arguments: argparse.Namespace) -> None:
-    kind, folder = arguments.format, arguments.output
-    if kind == "checkpoint":
+    paths = _paths(exported, arguments)
+    if arguments.format == "checkpoint":
         from ..tracking.checkpoint import save_checkpoint
 
-        save_checkpoint(exported, unused(folder / arguments.checkpoint.name, arguments.force))
+        save_checkpoint(exported, paths[""])
         return
-    suffix = ".onnx" if kind == "onnx" else ".xml"
-    paths = {name: unused(folder / f"{name}{suffix}", arguments.force) for name in exported.graphs}
-    if kind == "openvino":  # each has its weights beside it
-        for path in paths.values():
-            unused(path.with_suffix(".bin"), arguments.force)
     for graph, content in exported.graphs.items():
-        if kind == "onnx":
+        if arguments.format == "onnx":
             with replacing(paths[graph]) as file:
                 file.write(content)
         else:

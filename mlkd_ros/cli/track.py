@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from mlkd_ros.files import printable, unused
+from mlkd_ros.files import naming, printable, unused
 from mlkd_ros.imaging.camera import add_options, from_options
 from mlkd_ros.session.parsing import parse_box
 
@@ -182,13 +182,31 @@ def _progress(source: FrameSource) -> Iterator[SourceFrame]:
     return iter(tqdm(source, total=source.frame_count, unit="frame", desc=source.path.name))
 
 
+class _NamedFile:
+    """A text file whose errors name it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with naming(path):
+            self._file = path.open("w", newline="", encoding="utf-8")
+
+    def write(self, text: str) -> int:
+        with naming(self._path):
+            return self._file.write(text)
+
+    def close(self) -> None:
+        with naming(self._path):
+            self._file.close()
+
+
 class _Table:
     """The boxes as comma-separated values; empty fields where no box is reported."""
 
     def __init__(self, stack: ExitStack, path: Path | None, quiet: bool) -> None:
-        file: TextIO | None = None if quiet else sys.stdout
+        file: TextIO | _NamedFile | None = None if quiet else sys.stdout
         if path is not None:
-            file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
+            file = _NamedFile(path)
+            stack.callback(file.close)
         self._writer = csv.writer(file, lineterminator="\n") if file is not None else None
         if self._writer is not None:
             self._writer.writerow(CSV_COLUMNS)

@@ -24,7 +24,7 @@ import numpy as np
 from ..data.codec import STREAM_CONDITIONS
 from ..data.sequences import Sequence
 from ..evaluation.one_pass import darkened_frames
-from ..evaluation.workers import worker_pool
+from ..evaluation.workers import results_in_order, worker_pool
 from ..imaging.frame import Frame, as_frame
 from ..tracking.appearance import TemplateMemory
 from ..tracking.association import log_student
@@ -143,7 +143,7 @@ def _each(
         done: Iterator[Any] = (work(checkpoint, trial) for trial in trials)
         if jobs > 1:
             pool = stack.enter_context(worker_pool(jobs))
-            done = pool.map(work, itertools.repeat(checkpoint), trials)
+            done = results_in_order(pool, work, itertools.repeat(checkpoint), trials)
         for trial, result in zip(trials, done, strict=True):
             on_frames(len(trial.sequence))
             yield result

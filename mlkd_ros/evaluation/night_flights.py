@@ -26,7 +26,7 @@ import numpy as np
 from mlkd_ros.data.flights import target_boxes
 from mlkd_ros.data.night_flight import NightFlight
 from mlkd_ros.data.sequences import DatasetError, Sequence, read_boxes
-from mlkd_ros.evaluation.workers import worker_pool
+from mlkd_ros.evaluation.workers import results_in_order, worker_pool
 
 NAME = "night-flights-v1"
 VISIBLE_FROM = 0.1
@@ -322,7 +322,8 @@ def _annotate(
             write_annotation(entry, table, on_frames)
         return
     with worker_pool(processes) as pool:
-        for entry, _ in zip(missing, pool.map(write_annotation, missing, tables), strict=True):
+        done = results_in_order(pool, write_annotation, missing, tables)
+        for entry, _ in zip(missing, done, strict=True):
             if on_frames is not None:
                 on_frames(entry.frames)
 

@@ -22,7 +22,7 @@ from mlkd_ros.data.sequences import DatasetError, Sequence
 from mlkd_ros.evaluation import trackers as adapters
 from mlkd_ros.evaluation.metrics import score
 from mlkd_ros.evaluation.one_pass import DAY, darkened_frames
-from mlkd_ros.evaluation.workers import worker_pool
+from mlkd_ros.evaluation.workers import results_in_order, worker_pool
 from mlkd_ros.tracking.geometry import iou
 
 __all__ = ["Figures", "Run", "Summary", "fly_all", "fly_starts", "starts_of", "summarise"]
@@ -204,7 +204,7 @@ def _mapped(work: Callable[[Any], Any], items: SequenceOf[Any], jobs: int) -> It
         yield from map(work, items)
         return
     with worker_pool(jobs) as pool:
-        yield from pool.map(work, items)
+        yield from results_in_order(pool, work, items)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,55 @@ class VideoError(OSError):
     """A video could not be written; the message names the file and says why."""
 
 
+class _Sink:
+    """A file for PyAV, which prints what goes wrong in it, with tracebacks: nothing ever does.
+
+    error: what went wrong first; what is written after that is lost. name: FFmpeg reads back what
+    it has written, to put the index first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.name = self._file.name
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        with self._noted():
+            self._file.write(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._noted():
+            return self._file.seek(offset, whence)
+        return offset
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.error is not None:
+            raise self.error
+
+    def sync(self) -> None:
+        """Put it on the disk and close it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close it, whatever becomes of it."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
 class VideoWriter:
     """Writes `path`, a .mp4 file; a context manager.
 
@@ -56,7 +106,7 @@ class VideoWriter:
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._container: Any = None
-        self._file: Any = None
+        self._file: _Sink | None = None
         self._stream: Any = None
         self._first = 0
         self._last: int | None = None
@@ -83,15 +133,17 @@ class VideoWriter:
             self.frames += 1
 
     def _mux(self, picture: Any) -> None:
+        assert self._file is not None
         for packet in self._stream.encode(picture):
             packet.duration = self._interval  # counts for the last one only
             self._container.mux(packet)
+            self._file.check()
 
     def _open(self, width: int, height: int) -> None:
         if width < 2 or height < 2:
             raise VideoError(f"{printable(self.path)}: a video has at least 2x2 pixels")
         # An open file, and not its name: that may be anything the disk allows.
-        self._file = self._partial.open("wb")
+        self._file = _Sink(self._partial)
         self._container = self._av.open(
             self._file, "w", format="mp4", options={"movflags": "+faststart"}
         )
@@ -111,15 +163,14 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file, check it, and give it its name. Raises VideoError."""
-        if self._container is None:
+        if self._container is None or self._file is None:
             return
         try:
             with self._named():
                 self._mux(None)
                 self._container.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
+                self._file.check()
+                self._file.sync()
                 self._check()
                 os.replace(self._partial, self.path)
         finally:
@@ -156,8 +207,7 @@ class VideoWriter:
             with contextlib.suppress(Exception):
                 self._container.close()
         if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
+            self._file.discard()
         with contextlib.suppress(OSError):
             self._partial.unlink()
         self._container = self._file = None

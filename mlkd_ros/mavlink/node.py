@@ -37,7 +37,7 @@ from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.help import take_no_arguments
 from mlkd_ros.node.messages import nanoseconds
 from mlkd_ros.node.parameters import ParameterError, described
-from mlkd_ros.node.start import run_node, warn_of_unknown
+from mlkd_ros.node.start import run_node
 
 __all__ = ["MavlinkNode", "main"]
 
@@ -312,7 +312,6 @@ def _fly() -> int:
     executor = SingleThreadedExecutor()
     node = MavlinkNode(executor)
     try:
-        warn_of_unknown(node)
         executor.add_node(node)
         executor.spin()
         return 0

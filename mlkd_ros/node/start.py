@@ -89,7 +89,7 @@ def start_ros(
     given = list(args) if args is not None else None
     _check(_arguments(given), node_name, namespace)
     try:
-        rclpy.init(args=given, **options)
+        rclpy.init(args=list(map(_passable, _arguments(given))), **options)
     except Exception as error:
         raise StartError(_reworded(str(error))) from error
 
@@ -100,10 +100,18 @@ def own_arguments(args: list[str], node_name: str, namespace: str = "mlkd") -> l
     args: as of the process. node_name, namespace: as of `start_ros`. Raises StartError.
     """
     _check(args, node_name, namespace)
+    shown = {_passable(one): one for one in args}
     try:
-        return list(remove_ros_args(args)[1:])
+        return [shown[one] for one in remove_ros_args(list(map(_passable, args)))[1:]]
     except Exception as error:
         raise StartError(_reworded(str(error))) from error
+
+
+def _passable(argument: str) -> str:
+    """An argument that ROS can take: names of files may be anything, ROS wants UTF-8. What is for
+    ROS and is not is refused by it then, and the rest it passes over.
+    """
+    return printable(argument)
 
 
 def _check(arguments: list[str], node_name: str, namespace: str) -> None:

@@ -361,7 +361,7 @@ class Recorder(Node):
             self._waiting_images = 0
         if not self.failure:
             self.failure = why
-            self.get_logger().error(f"recording ended: {self._bag.path}: {why}")
+            self.get_logger().error(f"recording ended: {printable(self._bag.path)}: {why}")
 
 
 def _reason(error: Exception) -> str:
@@ -541,7 +541,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(node: Recorder, told_to_end: threading.Event) -> int:
     warn_of_unknown(node)
     node.record()
-    node.get_logger().info(f"recording to {node.path}")
+    node.get_logger().info(f"recording to {printable(node.path)}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
@@ -551,7 +551,8 @@ def _run(node: Recorder, told_to_end: threading.Event) -> int:
     finally:
         node.close()
     print(
-        f"recorder: {node.path}: {node.images_written} images, {node.images_left_out} left out, "
+        f"recorder: {printable(node.path)}: {node.images_written} images, "
+        f"{node.images_left_out} left out, "
         f"{node.messages_left_out} other messages left out",
         file=sys.stderr,
     )

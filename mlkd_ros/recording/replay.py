@@ -33,6 +33,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from mlkd_ros.files import printable
 from mlkd_ros.imaging.camera import add_options, from_options
 from mlkd_ros.imaging.encode import frame_message
 from mlkd_ros.imaging.encodings import ENCODINGS, UnusableImageError
@@ -433,7 +434,7 @@ def _run(node: Replay, options: argparse.Namespace) -> None:
         if node.subscribers == 0:
             there = "nobody subscribes"
         node.get_logger().warning(f"{there} to {topic}, playing anyway")
-    node.get_logger().info(f"playing {options.input} on {topic}")
+    node.get_logger().info(f"playing {printable(options.input)} on {topic}")
     node.play()
     while options.loop and node.context.ok():
         node.play()

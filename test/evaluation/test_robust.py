@@ -140,5 +140,8 @@ def test_the_command_prints_it_and_keeps_the_figures(tmp_path, capsys):
     kept = json.loads((tmp_path / "results" / "otb-starts2.json").read_text())
     assert kept["day"]["ours"]["runs"] == 2 and kept["dusk"]["ours"]["runs"] == 4
     assert kept["day"]["ours"]["success_auc"] > 0.5
+    assert main([*arguments, "--condition", "street"]) == 2
+    assert "otb-starts2.json exists already: --overwrite" in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "results" / "otb-starts2.json").read_text())) == set(kept)
     assert main([*arguments[:5], "--starts", "0"]) == 2
     assert "--starts must be 1 or more" in capsys.readouterr().err

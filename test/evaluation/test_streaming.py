@@ -13,6 +13,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from mlkd_ros.cli import main as mlkd
 from mlkd_ros.cli import score as score_command
 from mlkd_ros.data.sequences import DatasetError
 from mlkd_ros.evaluation.metrics import RunningScores, score
@@ -327,6 +328,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(out.read_text())
     assert found["streaming"] is None and found["images"] == 29
     assert found["latency"]["p99"] == pytest.approx(0.01, abs=2e-4)
+    out.write_text("precious")
+    assert mlkd(["score", str(bag), "--json", str(out)]) == 2
+    assert out.read_text() == "precious"
+    assert mlkd(["score", str(bag), "--json", str(out), "--force"]) == 0
+    assert json.loads(out.read_text()) == found
 
 
 def test_running_scores_are_those_of_all_frames() -> None:

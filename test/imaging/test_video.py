@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "full.mp4: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "nothing is left that nobody can read"
 
 
@@ -245,6 +247,29 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=_listen,
     )
+
+
+@pytest.mark.parametrize("what", ["--output", "--csv"])
+def test_a_disk_that_fills_up_under_it(tmp_path: Path, what: str, small_disk: Path | None) -> None:
+    """A clear error, and no video that nobody can read; the table keeps its rows."""
+    video = mpeg4(tmp_path, 160)
+    folder = small_disk or tmp_path / "disk"
+    written = folder / ("out.mp4" if what == "--output" else "out.csv")
+    limit = 200_000 if what == "--output" else 4096
+    if small_disk is not None:
+        with (folder / "flights").open("wb") as full:
+            full.write(bytes(os.statvfs(folder).f_bavail * 4096 - limit))
+    process = start(video, what, written)
+    if small_disk is None:  # none can be made here
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 2, said
+    assert re.search(rf"mlkd track: .*{written.name}: cannot be written: (No space|File too)", said)
+    assert "Traceback" not in said
+    left = {one.name for one in folder.iterdir()} - {"flights"}
+    assert left == (set() if what == "--output" else {"out.csv"})
+    if what == "--csv":
+        assert len(written.read_text().splitlines()) > 30
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import signal
 import threading
 import time
@@ -25,6 +27,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mlkd_ros.cli import main as mlkd
+from mlkd_ros.imaging.bags import Bag
 from mlkd_ros.msg import TargetBearing, TrackStatus
 from mlkd_ros.node.messages import time_message
 from mlkd_ros.recording.recorder import main as recorder_main
@@ -115,6 +118,12 @@ def read(bag: Path) -> dict[str, list[Any]]:
             message = reader.deserialize(raw, connection.msgtype)
             messages.setdefault(connection.topic, []).append(message)
     return messages
+
+
+def counted(bag: Path) -> Counter[str]:
+    """Messages by topic of a bag that may lack its end."""
+    with Bag(bag) as opened:
+        return Counter(topic for topic, _, _ in opened.messages(opened.topics))
 
 
 def ros(namespace: str = "recorded", *more: str) -> list[str]:
@@ -293,6 +302,70 @@ def test_a_full_disk_ends_the_recording_and_keeps_the_bag(
     assert recorder.process.returncode == 1
     assert "less than 1000000000 MiB are free" in recorder.output
     assert read(bag)
+
+
+def test_a_disk_that_fills_up_under_it(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, small_disk: Path | None
+) -> None:
+    """Faster than the recorder looks at what is free."""
+    bag = (small_disk or tmp_path) / "bag"
+    recorder = record(start_node, str(bag), "--keep-free", "1", *ros())
+    if small_disk is None:  # none can be made here
+        resource.prlimit(recorder.process.pid, resource.RLIMIT_FSIZE, (6 << 20, 6 << 20))
+    aircraft.wait_for_recorder(aircraft.images)
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
+
+    def ended() -> bool:
+        aircraft.fly(noise)
+        time.sleep(0.02)
+        return not recorder.running
+
+    wait_until(ended, 60, "the end")
+    assert recorder.process.returncode == 1, recorder.output
+    words = "the disk is full" if small_disk else "File too large"
+    assert "recording ended" in recorder.output and words in recorder.output
+    assert "Traceback" not in recorder.output
+    count = counted(bag)
+    assert count["/recorded/image/compressed"] >= 5 and count["/recorded/status"] >= 5
+
+
+def test_killed_it_leaves_all_but_the_last_two_seconds(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    """Also where so little comes that the library would keep half an hour of it in memory."""
+    bag = tmp_path / "bag"
+    recorder = record(start_node, str(bag), "--no-images", *ros())
+    aircraft.wait_for_recorder()
+    sent: list[float] = []
+    begin = time.monotonic()
+    while time.monotonic() - begin < 5.0:
+        aircraft.fly(scene.image(0))
+        sent.append(time.monotonic())
+        time.sleep(0.05)
+    recorder.process.kill()
+    killed = time.monotonic()
+    recorder.process.wait()
+    # Half a second for the way from here to there on a busy machine.
+    due = sum(moment < killed - 2.5 for moment in sent)
+    assert due > 10
+    count = counted(bag)
+    for name in SMALL:
+        assert count[name if name[0] == "/" else f"/recorded/{name}"] >= due, count
+
+
+def test_a_terminal_that_is_closed_ends_the_recording(
+    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+) -> None:
+    bag = tmp_path / os.fsdecode(b"caf\xe9")  # and whatever its name is
+    recorder = record(start_node, str(bag), *ros("recorded", *lossless("/recorded/image")))
+    aircraft.wait_for_recorder(aircraft.images)
+    for index in range(3):
+        aircraft.fly(scene.image(index))
+    aircraft.delivered()
+    recorder.process.send_signal(signal.SIGHUP)
+    assert recorder.process.wait(60) == 0, recorder.output
+    assert "3 images, 0 left out" in recorder.output
+    assert len(read(bag)["/recorded/image/compressed"]) == 3
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

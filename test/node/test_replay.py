@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +26,9 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 
 from mlkd_ros.imaging.bag_types import message_types
 from mlkd_ros.imaging.messages import Decoder
+from mlkd_ros.imaging.sources import BagSource, open_source
 from mlkd_ros.node.messages import box_from_message, box_to_message, nanoseconds
+from mlkd_ros.recording.beside import Beside
 from mlkd_ros.srv import InitTarget
 from mlkd_ros.tracking.geometry import iou
 
@@ -129,8 +133,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
-    """Two image topics; /camera/image holds one image per stamp."""
+def write_bag(
+    path: Path, plugin: str, stamps: list[int], received: list[int] | None = None
+) -> Path:
+    """Two image topics; /camera/image holds one image per stamp, received then or as told."""
     rosbag2 = pytest.importorskip("rosbags.rosbag2")
     typesys = pytest.importorskip("rosbags.typesys")
     store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
@@ -152,7 +158,8 @@ def write_bag(path: Path, plugin: str, stamps: list[int]) -> Path:
                     step=WIDTH * 3,
                     data=picture(index).ravel(),
                 )
-                writer.write(connection, stamp, store.serialize_cdr(message, kind))
+                when = stamp if received is None else received[index]
+                writer.write(connection, when, store.serialize_cdr(message, kind))
     return path
 
 
@@ -214,6 +221,32 @@ def test_a_bag_with_its_own_stamps_and_clock(
     assert set(stamps) <= set(audience.clock)
 
 
+def test_clocks_that_were_set_in_flight(
+    audience: Audience, start_node: Callable, tmp_path: Path
+) -> None:
+    """Back, forward for years, a zero, a stamp twice: all images come, at the pace of receipt."""
+    begin, step = 1_700_000_000 * 10**9, 250_000_000
+    set_by = (0, -(10**12), 2 * 10**17)
+    received = [begin + i * step + set_by[(i > 3) + (i > 6)] for i in range(10)]
+    stamps = list(received)
+    stamps[2], stamps[6] = 0, stamps[5]
+    bag = write_bag(tmp_path / "bag", "MCAP", stamps, received)
+    options = ("--bag-topic", "/camera/image", "--clock")
+    replay = start_node("replay", str(bag), *options, *LOSSLESS)
+    audience.begin(clock=True)
+    messages = audience.wait_for(10)
+    assert [index_of(message) for message in messages] == list(range(10))
+    steps = np.diff([nanoseconds(message.header.stamp) for message in messages])
+    assert (steps > 0).all() and (steps < 2 * step).all()
+    arrivals = np.array([when for when, _ in audience.images])
+    assert arrivals[-1] - arrivals[0] == pytest.approx(9 * 0.25, abs=1.0)
+    assert replay.process.wait(60) == 0
+    assert "10 images played" in replay.output
+    for words in ("stamps are zero", "stamps are repeated", "backwards", "jumped forward"):
+        assert words in replay.output, words
+    assert (np.diff(audience.clock) >= 0).all()
+
+
 def test_a_recording_that_begins_at_zero_gets_no_zero_stamp(
     audience: Audience, start_node: Callable, folder: Path
 ) -> None:
@@ -243,6 +276,19 @@ def test_what_cannot_be_played(
     assert replay.process.wait(60) == status
     assert words in replay.output
     assert "Traceback" not in replay.output
+
+
+def test_names_that_are_not_utf8(start_node: Callable, folder: Path, video: Path) -> None:
+    named = folder / os.fsdecode(b"caf\xe9")
+    named.mkdir()
+    (folder / "0.png").rename(named / "0.png")
+    shutil.copy(video, named / "flight.mp4")
+    replay = start_node("replay", str(named), "--wait", "0")
+    assert replay.process.wait(60) == 0, replay.output
+    assert "1 images played" in replay.output and "caf\\xe9 on /mlkd/image" in replay.output
+    replay = start_node("replay", str(named / "flight.mp4"), "--wait", "0")
+    assert replay.process.wait(60) == 1
+    assert "flight.mp4: the name is not UTF-8 text: rename" in replay.output
 
 
 def test_odd_sides_in_an_encoding_that_needs_even_ones(
@@ -337,6 +383,49 @@ def write_flight(path: Path, scene: Scene, frames: int) -> Path:
             ):
                 writer.write(connections[topic], stamp, serialize_message(message))
     return path
+
+
+#: When camera_info is stamped for each of the images, nanoseconds after it; None: not at all.
+CALIBRATIONS: dict[str, Callable[[int], int | None]] = {
+    "25 us off": lambda index: 25_000 if index % 2 else -25_000,
+    "once, before": lambda index: -5_000_000_000 if index == 0 else None,
+    "once, late": lambda index: 7_000_000 if index == 20 else None,
+    "once, without a stamp": lambda index: 0 if index == 0 else None,
+}
+
+
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+def test_a_calibration_is_found_for_every_image(tmp_path: Path, kind: str) -> None:
+    rosbag2 = pytest.importorskip("rosbags.rosbag2")
+    types = message_types()
+    bag = tmp_path / "bag"
+    with rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
+        connections = {
+            name: writer.add_connection(f"/nose/{name}", kind, typestore=types)
+            for name, kind in (
+                ("image", "sensor_msgs/msg/Image"),
+                ("camera_info", "sensor_msgs/msg/CameraInfo"),
+            )
+        }
+        messages = []
+        for index in range(60):
+            stamp = 1_700_000_000 * 10**9 + index * 33_333_333
+            messages.append((stamp + 2_000_000, "image", image_of(picture(0), stamp)))
+            after = CALIBRATIONS[kind](index)
+            if after is not None:
+                info = CameraInfo(width=WIDTH, height=1 + index)
+                if after:
+                    info.header = image_of(picture(0), stamp + after).header
+                messages.append((stamp + after + 2_500_000, "camera_info", info))
+        for received, name, message in sorted(messages, key=lambda one: one[0]):
+            writer.write(connections[name], received, serialize_message(message))
+    with open_source(bag) as source:
+        assert isinstance(source, BagSource)
+        beside = Beside(source.bag, source.topic)
+        found = [beside.at("camera_info", frame) for frame in source]
+    assert [info.width for info in found] == [WIDTH] * 60
+    if kind == "25 us off":
+        assert [info.height for info in found] == list(range(1, 61)), "each has its own"
 
 
 @pytest.mark.parametrize("clock", [False, True])

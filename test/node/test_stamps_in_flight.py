@@ -31,7 +31,9 @@ TAI = 37 * 10**9
 
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[tuple[TrackerProcess, InputGround]]:
-    with running("stamped", point_topic="clicks", mono16_white=4095) as started:
+    with running(
+        "stamped", point_topic="clicks", rectangle_topic="boxes", mono16_white=4095
+    ) as started:
         yield started
 
 
@@ -121,12 +123,14 @@ def test_topics_of_the_wrong_type_are_named_with_both(
     rclpy.init(context=context)
     stranger = rclpy.create_node("stranger", namespace="stamped", context=context)
     stranger.create_publisher(Point, "clicks", 1)
+    stranger.create_publisher(Point, "boxes", 1)
     stranger.create_publisher(Image, "camera_info", 1)
     stranger.create_publisher(CompressedImage, "image", 1)
-    status = ground.judged(": tracking", lambda s: s.level == ERROR)
-    assert (
-        "geometry_msgs/msg/Point on /stamped/clicks, needed is geometry_msgs/msg/PointStamped"
-        in (status.message)
+    wrong = "geometry_msgs/msg/Point on /stamped/"
+    click = f"{wrong}clicks, needed is geometry_msgs/msg/PointStamped"
+    rectangle = f"{wrong}boxes, needed is sensor_msgs/msg/RegionOfInterest"
+    ground.judged(
+        ": tracking", lambda s: s.level == ERROR and click in s.message and rectangle in s.message
     )
     status = ground.judged(": bearing", lambda s: s.level == ERROR)
     assert "sensor_msgs/msg/Image on /stamped/camera_info" in status.message
@@ -135,7 +139,10 @@ def test_topics_of_the_wrong_type_are_named_with_both(
     process.wait_for_log(
         words + "sensor_msgs/msg/Image: set parameter image_transport to compressed"
     )
-    process.wait_for_log("geometry_msgs/msg/Point on /stamped/clicks")
+    process.wait_for_log(click)
+    process.wait_for_log(rectangle)
+    status = ground.judged(": images", lambda s: s.level == ERROR)
+    assert words + "sensor_msgs/msg/Image" in status.message
     stranger.destroy_node()
     context.try_shutdown()
 

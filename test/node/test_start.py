@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,26 +105,32 @@ def test_a_misspelt_parameter_is_named(tmp_path: Path) -> None:
     assert said.count("there is no parameter") == 1
 
 
-@pytest.mark.parametrize("name", ["night_camera", "camera", "mavlink", "gimbal"])
-def test_files_of_the_other_nodes_are_looked_at_alike(tmp_path: Path, name: str) -> None:
-    file = tmp_path / "other.yaml"
-    file.write_text(GOOD)
-    code, said = run(name, "--ros-args", "--params-file", str(file))
+@pytest.mark.parametrize(
+    "name", ["recorder", "replay", "camera", "night_camera", "ground_station", "mavlink", "gimbal"]
+)
+def test_every_node_says_so(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "ours.yaml"
+    file.write_text(f"/mlkd/{name}:\n\tros__parameters:\n")
+    arguments = [str(tmp_path)] if name in ("recorder", "replay") else []
+    code, said = run(name, *arguments, "--ros-args", "--params-file", str(file))
     assert code == 2
-    assert f"{name}: parameter file" in said
-    assert f"has parameters of /mlkd/tracker, but none of this node, /mlkd/{name}" in said
+    assert f"{name}: parameter file {file}, line 2: begins with a tab" in said
+    if name in ("gimbal", "mavlink"):
+        code, said = run(name, environment={"ROS_DOMAIN_ID": "abc"})
+        assert code == 2 and "ROS_DOMAIN_ID is 'abc'" in said
 
 
 @pytest.mark.parametrize(
-    ("name", "misspelt", "meant"),
-    [("gimbal", "gane", "gain"), ("mavlink", "vido_uri", "video_uri")],
+    "environment", [{"ROS_DOMAIN_ID": "abc"}, {"ROS_LOG_DIR": "/proc/nowhere"}]
 )
-def test_misspelt_parameters_of_the_other_nodes(
-    start_node: Callable, name: str, misspelt: str, meant: str
-) -> None:
-    given = ("-p", f"{misspelt}:=1") + ("-p", "connections:=udpout:127.0.0.1:9") * (
-        name != "gimbal"
-    )
-    node = start_node(name, "--ros-args", *given)
-    node.wait_for_output(f"there is no parameter '{misspelt}', it is ignored; is '{meant}' meant?")
-    assert node.stop() == 0
+def test_the_commands_that_speak_with_a_tracker(environment: dict[str, str | None]) -> None:
+    code, said = run("mlkd", "status", "--once", environment=environment)
+    assert code == 2
+    assert said.startswith("mlkd status: ")
+    assert all(value in said for value in environment.values() if value)
+
+
+def test_a_misspelt_parameter_of_the_others_is_named() -> None:
+    code, said = run("mavlink", "--ros-args", "-p", "conections:=udpin:127.0.0.1:14550")
+    assert code == 2
+    assert "there is no parameter 'conections', it is ignored; is 'connections' meant?" in said
