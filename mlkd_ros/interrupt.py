@@ -14,6 +14,7 @@ __all__ = [
     "end_at_once",
     "ended_at_once",
     "ended_by_signals",
+    "held_back",
     "leave_interrupts_to_rclpy",
 ]
 
@@ -28,7 +29,8 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception.
+    """Have SIGTERM and SIGHUP end a command as Ctrl-C does, by an exception, and all of them wait
+    where something is `held_back`.
 
     A terminal that is closed, a service manager and a shutdown send them, and their default is an
     end on the spot: files would stay half written. Only in the main thread; a signal that the
@@ -36,8 +38,8 @@ def ended_by_signals() -> Iterator[None]:
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, _raise)
     try:
         yield
@@ -46,8 +48,37 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Held:
+    """How many blocks hold signals back, and what has come meanwhile."""
+
+    blocks = 0
+    waiting: KeyboardInterrupt | None = None
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
-    raise Ended(number)
+    error = KeyboardInterrupt() if number == signal.SIGINT else Ended(number)
+    if not _Held.blocks:
+        raise error
+    _Held.waiting = error
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Have the signals of `ended_by_signals` wait for the end of the block, which is not done by
+    halves then. Only the main thread's matter: no other one is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Held.blocks += 1
+    try:
+        yield
+    finally:
+        _Held.blocks -= 1
+        waiting = _Held.waiting
+        if waiting is not None and not _Held.blocks:
+            _Held.waiting = None
+            raise waiting
 
 
 def end_at_once() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlkd_ros.files import printable
+from mlkd_ros.interrupt import held_back
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,6 +37,7 @@ class VideoError(OSError):
 
 class _Sink:
     """A file for PyAV, which prints what goes wrong in it, with tracebacks: nothing ever does.
+    Interrupts have to be held back meanwhile.
 
     error: what went wrong first; what is written after that is lost. name: FFmpeg reads back what
     it has written, to put the index first.
@@ -118,7 +120,7 @@ class VideoWriter:
 
         Times that do not grow are moved up. Raises VideoError.
         """
-        with self._named():
+        with held_back(), self._named():
             if self._stream is None:
                 self._open(bgr.shape[1], bgr.shape[0])
                 self._first = time
@@ -163,6 +165,10 @@ class VideoWriter:
 
     def close(self) -> None:
         """Finish the file, check it, and give it its name. Raises VideoError."""
+        with held_back():
+            self._close()
+
+    def _close(self) -> None:
         if self._container is None or self._file is None:
             return
         try:
