@@ -322,8 +322,10 @@ def test_a_disk_that_fills_up_under_it(
 
     wait_until(ended, 60, "the end")
     assert recorder.process.returncode == 1, recorder.output
-    words = "the disk is full" if small_disk else "File too large"
-    assert "recording ended" in recorder.output and words in recorder.output
+    words = ["the disk is full"] if small_disk else ["File too large"]
+    words.append("1 MiB are free on the disk")  # where this machine is slow, it looks in time
+    assert "recording ended" in recorder.output
+    assert any(one in recorder.output for one in words)
     assert "Traceback" not in recorder.output
     count = counted(bag)
     assert count["/recorded/image/compressed"] >= 5 and count["/recorded/status"] >= 5
