@@ -287,20 +287,24 @@ def test_memory_is_bounded_when_images_come_faster_than_they_can_be_written(
 
 
 def test_a_full_disk_ends_the_recording_and_keeps_the_bag(
-    start_node: Callable, aircraft: Aircraft, tmp_path: Path, scene: Scene
+    start_node: Callable, aircraft: Aircraft, small_disk: Path | None
 ) -> None:
-    bag = tmp_path / "bag"
-    recorder = record(start_node, str(bag), "--keep-free", "1000000000", *ros())
+    """There is room to begin with: on a slow machine it must not end before it was met."""
+    if small_disk is None:
+        pytest.skip("nobody may mount a small disk here")
+    bag = small_disk / "bag"
+    recorder = record(start_node, str(bag), "--keep-free", "5", *ros())
     aircraft.wait_for_recorder(aircraft.images)
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
 
     def ended() -> bool:
-        aircraft.fly(scene.image(0))
-        time.sleep(0.1)
+        aircraft.fly(noise)
+        time.sleep(0.02)
         return not recorder.running
 
     wait_until(ended, 60, "the end")
     assert recorder.process.returncode == 1
-    assert "less than 1000000000 MiB are free" in recorder.output
+    assert "less than 5 MiB are free" in recorder.output
     assert read(bag)
 
 
