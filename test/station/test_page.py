@@ -87,7 +87,7 @@ def test_drag_follow_stop(start_node: Callable, observer: Observer, tmp_path: Pa
         await page.click("#stop")
         assert await page.wait_for("document.getElementById('message').innerText.includes('Hold')")
         assert await operator.replies("stop") == []
-        await page.click("#stop", hold=0.9)
+        await page.click("#stop", hold=1.8)
         assert (await operator.reply("stop", 1))["code"] == "SUCCESS"
         await operator.state("IDLE")
         await wait_for(lambda: observer.statuses[-1].state == TrackStatus.IDLE, "no target")
@@ -420,7 +420,7 @@ def test_the_tracker_dies_and_comes_back(
         assert await page.evaluate("document.querySelector('#targets li').dataset.target") == name
         await operator.logged(state="TRACKER")
         # And it listens to the page again.
-        await page.click("#stop", hold=0.9)
+        await page.click("#stop", hold=1.8)
         assert (await operator.reply("stop", 1))["code"] == "SUCCESS"
         await operator.state("IDLE")
         assert len(await operator.replies("init")) == 1
@@ -468,7 +468,7 @@ def test_two_pages_two_trackers(start_node: Callable, observer: Observer) -> Non
             await ben.page.click("#message-action")
             await ben.page.wait_for(f"{crew}.includes('You have the control (Ben)')")
             assert "took the control from Anna" in await anna.logged(who="Ben")
-            await ben.page.click("#stop", hold=0.9)
+            await ben.page.click("#stop", hold=1.8)
             assert (await ben.reply("stop", 1))["code"] == "SUCCESS"
             await anna.page.wait_for(
                 "document.getElementById('messages').innerText.includes('Ben stopped target')"
