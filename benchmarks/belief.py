@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from mlkd_ros.distillation.selection import ALWAYS_THERE
 from mlkd_ros.evaluation.datasets import choose, load_dataset
 from mlkd_ros.evaluation.one_pass import CONDITIONS, DAY
 from mlkd_ros.evaluation.robust import Run, fly_starts, starts_of, summarise, table
+from mlkd_ros.evaluation.workers import results_in_order, worker_pool
 from mlkd_ros.tracking import Tracker, load_tracker
 from mlkd_ros.tracking.checkpoint import load_checkpoint
 from mlkd_ros.tracking.engine import choose_student
@@ -189,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = given.noise_seeds if condition != DAY else given.noise_seeds[:1]
         works: list[Any] = [(one, condition, seed) for seed in seeds for one in sequences]
         work = partial(fly, given.variants, given.student, given.starts)
-        with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-            runs = list(itertools.chain.from_iterable(pool.map(work, works)))
+        with worker_pool(given.jobs) as pool:
+            runs = list(itertools.chain.from_iterable(results_in_order(pool, work, works)))
         summaries = {
             name: summarise([run for run in runs if run.tracker == name], above.tracking_above)
             for name in given.variants

@@ -286,6 +286,15 @@ def test_memory_is_bounded_when_images_come_faster_than_they_can_be_written(
     assert "left out" in recorder.output
 
 
+def fly_until_it_ends(aircraft: Aircraft, recorder: Any, image: np.ndarray) -> None:
+    def ended() -> bool:
+        aircraft.fly(image)
+        time.sleep(0.02)
+        return not recorder.running
+
+    wait_until(ended, 60, "the end")
+
+
 def test_a_full_disk_ends_the_recording_and_keeps_the_bag(
     start_node: Callable, aircraft: Aircraft, small_disk: Path | None
 ) -> None:
@@ -296,13 +305,7 @@ def test_a_full_disk_ends_the_recording_and_keeps_the_bag(
     recorder = record(start_node, str(bag), "--keep-free", "5", *ros())
     aircraft.wait_for_recorder(aircraft.images)
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
-
-    def ended() -> bool:
-        aircraft.fly(noise)
-        time.sleep(0.02)
-        return not recorder.running
-
-    wait_until(ended, 60, "the end")
+    fly_until_it_ends(aircraft, recorder, noise)
     assert recorder.process.returncode == 1
     assert "less than 5 MiB are free" in recorder.output
     assert read(bag)
@@ -318,13 +321,7 @@ def test_a_disk_that_fills_up_under_it(
         resource.prlimit(recorder.process.pid, resource.RLIMIT_FSIZE, (6 << 20, 6 << 20))
     aircraft.wait_for_recorder(aircraft.images)
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
-
-    def ended() -> bool:
-        aircraft.fly(noise)
-        time.sleep(0.02)
-        return not recorder.running
-
-    wait_until(ended, 60, "the end")
+    fly_until_it_ends(aircraft, recorder, noise)
     assert recorder.process.returncode == 1, recorder.output
     words = ["the disk is full"] if small_disk else ["File too large"]
     words.append("1 MiB are free on the disk")  # where this machine is slow, it looks in time
