@@ -43,6 +43,18 @@ os.environ.setdefault("ROS_LOG_DIR", tempfile.mkdtemp(prefix="mlkd_ros_log_"))
 os.environ.update(fastdds_environment())
 
 
+def _listen_to_signals() -> None:
+    """As in a terminal, also where the tests were started in the background or by nohup, which
+    have all their processes ignore some: what tests send is to arrive.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+_listen_to_signals()
+
+
 def pytest_sessionstart() -> None:
     """Make room: a run that was killed leaves what its processes shared, in memory."""
     remove_abandoned_segments()

@@ -237,12 +237,6 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFi
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 5
 
 
-def _listen() -> None:
-    """As in a terminal, also when the tests were started in the background."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mlkd_ros.cli", "track", *map(str, arguments)]
     return subprocess.Popen(
@@ -250,7 +244,6 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_listen,
     )
 
 

@@ -19,12 +19,6 @@ from mlkd_ros.share import share_directory
 PATIENCE = 120.0
 
 
-def _listen() -> None:
-    """As in a terminal, also when the tests were started in the background."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def start(name: str, *arguments: str | Path) -> subprocess.Popen[str]:
     path = share_directory().parents[1] / "lib" / "mlkd_ros" / name
     return subprocess.Popen(
@@ -34,7 +28,6 @@ def start(name: str, *arguments: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_listen,
     )
 
 
