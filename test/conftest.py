@@ -120,17 +120,26 @@ class NodeProcess:
             pytest.fail(f"{self.log.stem} did not stop in {timeout} s:\n{self.output}")
 
 
-_POLICY = os.sched_getscheduler(0)
+def _process() -> tuple[object, ...]:
+    """What all that this process starts inherits, and what signals do in it."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return os.sched_getscheduler(0), *map(signal.getsignal, numbers)
+
+
+_AT_FIRST = _process()
 
 
 @pytest.fixture(autouse=True)
-def ordinary_priority() -> Iterator[None]:
-    """No test leaves this process with another priority: all that is started inherits it."""
+def same_process() -> Iterator[None]:
+    """No test leaves this process with another priority or other signal handlers: the tests after
+    it would fail, or start processes that do.
+    """
     yield
-    policy = os.sched_getscheduler(0)
-    if policy != _POLICY:
-        os.sched_setscheduler(0, _POLICY, os.sched_param(0))
-        pytest.fail(f"this test has left the process with scheduling policy {policy}")
+    now = _process()
+    if now != _AT_FIRST:
+        os.sched_setscheduler(0, int(str(_AT_FIRST[0])), os.sched_param(0))
+        _listen_to_signals()
+        pytest.fail(f"this test has left the process with {now} and not {_AT_FIRST}")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,6 @@ from stream_support import (
     write_video,
 )
 
-from mlkd_ros.camera import command
 from mlkd_ros.node.messages import nanoseconds
 
 CALIBRATION = f"""
@@ -203,10 +203,10 @@ def test_it_ends_at_once_while_nothing_is_there(start_node: Callable) -> None:
     assert time.monotonic() - begin < 20
 
 
-def test_without_pyav_the_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_without_pyav_the_extra_is_named(tmp_path: Path) -> None:
     film = write_video(tmp_path / "film.mp4")
-    monkeypatch.setitem(sys.modules, "av", None)
-    assert command.main(parameters(url=film)) == 2
-    assert "pip install 'mlkd-ros[video]'" in capsys.readouterr().err
+    without = "import sys; sys.modules['av'] = None; from mlkd_ros.camera import command"
+    camera = [sys.executable, "-c", f"{without}; sys.exit(command.main(sys.argv[1:]))"]
+    done = subprocess.run([*camera, *parameters(url=film)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'mlkd-ros[video]'" in done.stderr
