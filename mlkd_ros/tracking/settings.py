@@ -25,7 +25,7 @@ class PresenceSettings:
     tracking_above: float = 0.6
     uncertain_below: float = 0.4
     lost_below: float = 0.1
-    shown_above: float = 0.05
+    shown_above: float = 0.02
     reacquire_above: float = 0.7
     give_up_after: float = 30.0
     search_windows: int = 3

@@ -3,7 +3,7 @@
 
 Pure: ``plan`` says where to look in an image, the engine looks, ``conclude`` takes what was found.
 A peak that is the target moves it; a missed detection moves nothing by itself, and costs existence.
-While it is out of sight the Kalman filter over ground says where it should be. One recursion serves
+Once it is lost the Kalman filter over ground says where it should be. One recursion serves
 the near window, the whole search window and the search on loss: they are the gate at growing
 covariance.
 """
@@ -30,9 +30,6 @@ from .settings import TrackerSettings
 
 __all__ = ["Plan", "Track", "TrackResult"]
 
-#: Time constant in seconds with which the distance between the place where a target was seen last
-#: and its smooth way over ground fades while it is not seen.
-_SHAKE = 0.1
 #: Probability that a target is nowhere near where it was expected, or of another size.
 _JUMP = 0.02
 #: Farther from where its way leads, in sizes, the camera's motion is worth a look.
@@ -199,19 +196,16 @@ class Track:
     def predict(self, seconds: float, motion: Motion) -> None:
         """Go on to the next image, ``seconds`` later, in which the picture moved by ``motion``."""
         self.existence.predict(seconds)
-        kinematics, before = self.kinematics, self.kinematics.place
         if motion.revision != (0.0, 0.0) and self.unseen == 0:
-            kinematics.corrected(*motion.revision)
-        # What it has been seen away from its smooth way; that lasts for a moment only.
-        off = self.x - before[0], self.y - before[1]
-        kinematics.predict(seconds, self.size, motion)
+            self.kinematics.corrected(*motion.revision)
+        self.kinematics.predict(seconds, self.size, motion)
         self.lookalikes.predict(seconds, motion)
         if self.search is not None:
             self.search.predict(seconds, motion)
         if self.unseen > 0:
-            kept = math.exp(-seconds / _SHAKE)
-            off = motion.turned(off[0] * kept, off[1] * kept)
-            self.x, self.y = kinematics.x + off[0], kinematics.y + off[1]
+            # A missed detection moves nothing, but with the picture: in noise one is no news, and
+            # where a target jerks, its way over ground leads astray. That widens the gate only.
+            self.x, self.y = motion.applied(self.x, self.y)
 
     def plan(self, seconds: float, windows: int, sizes: tuple[int, ...]) -> Plan:
         """Where to look in the image it was predicted to, ``seconds`` after the one before, in

@@ -149,6 +149,28 @@ def test_one_dim_image_moves_nothing(rate, dim):
 
 
 @pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("pan", [0.0, -45.0])
+def test_missed_detections_move_the_target_with_the_picture_only(rate, pan):
+    """However fast it was: it may have jerked. Where it drove to, the gate has to reach."""
+    flight, dim = Flight(rate), round(0.1 * rate)
+
+    def camera(i):
+        return pan * i / rate, 0.0
+
+    for i in range(1, rate):
+        flight.see((300.0 + 90.0 * i / rate, 180.0), camera=camera(i))
+    last = 300.0 + 90.0 * (rate - 1) / rate
+    for i in range(rate, rate + dim):
+        dark = flight.see(camera=camera(i))
+    assert dark.box is None and dark.state != TrackState.LOST
+    # The camera's motion is looked at from the second one on.
+    near = 2.0 + abs(pan) / rate
+    assert math.dist(dark.expected, (last - pan * dim / rate, 180.0)) < near
+    there = 300.0 + 90.0 * (rate + dim) / rate, 180.0
+    assert off(flight.see(there, camera=camera(rate + dim)), there) < 1.0
+
+
+@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("jump", [(300, 0), (-180, 90)])
 def test_a_shift_of_hundreds_of_pixels_in_one_image_is_refused(rate, jump):
     """One wrong picture while the target is in doubt: it is expected where it was."""
