@@ -46,6 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(default: 8)",
     )  # fmt: skip
     parser.add_argument("--noise-seed", type=int, default=7, help="of the darkening (default: 7)")
+    parser.add_argument(
+        "--confidence-only", action="store_true",
+        help="keep the densities; fit the confidence and its thresholds alone, in one pass",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="sequences at a time (default: 1)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -73,12 +77,15 @@ def run(arguments: argparse.Namespace) -> int:
         sequences = [shortened(sequence, arguments.frames) for sequence in sequences]
     conditions = arguments.condition or list(DEFAULT_CONDITIONS)
     trials = make_trials(sequences, conditions, [arguments.noise_seed], arguments.flights)
-    with progress(2 * sum(len(trial.sequence) for trial in trials)) as on_frames:
-        fit = fit_belief(checkpoint, trials, arguments.jobs, on_frames)
+    densities = not arguments.confidence_only
+    passes = 2 if densities else 1
+    with progress(passes * sum(len(trial.sequence) for trial in trials)) as on_frames:
+        fit = fit_belief(checkpoint, trials, arguments.jobs, on_frames, densities)
     source = {**fit.source, "dataset": arguments.dataset, "noise_seed": arguments.noise_seed,
               "frames": arguments.frames, "flights": arguments.flights,
               "student": sha256(arguments.student)}  # fmt: skip
-    provenance = {**checkpoint.provenance, "fit": source}
+    name = "fit" if densities else "confidence_fit"
+    provenance = {**checkpoint.provenance, name: source}
     save_checkpoint(
         replace(checkpoint, settings=fit.settings, provenance=provenance), arguments.output
     )

@@ -52,8 +52,6 @@ RATE = 30.0
 _WRONG_TRACKED, _TRACKING_BOUNDS = 0.12, (0.4, 0.8)
 #: Of that threshold: below, a target is UNCERTAIN.
 _UNCERTAIN = 0.6
-#: Share of the right peaks that may be taken for none, and the bounds of that threshold.
-_MISSED, _SHOWN_BOUNDS = 0.01, (0.005, 0.05)
 #: Smaller mean changes of size are the annotator's.
 _STILL = 0.02
 #: Disappearances, and seconds in sight and out of sight for them, that count beside those seen:
@@ -68,15 +66,13 @@ class Looks:
     """Samples of the first pass.
 
     visible, hidden: rows ``(logit, place, size, usual logit)`` of the best peak of a window, as
-    ``evidence`` weighs them; shown: whether it was right, for each of visible. choices: for each
-    image the rows ``(logit, place, size)`` of all peaks, and which is the target. logits, right: of
-    best peaks, and whether their box was right.
+    ``evidence`` weighs them. choices: for each image the rows ``(logit, place, size)`` of all
+    peaks, and which is the target. logits, right: of best peaks, and whether their box was right.
     found: whether it was, of the images that show the target.
     """
 
     visible: list[list[float]] = field(default_factory=list)
     hidden: list[list[float]] = field(default_factory=list)
-    shown: list[bool] = field(default_factory=list)
     choices: list[tuple[np.ndarray, int]] = field(default_factory=list)
     logits: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
@@ -84,7 +80,7 @@ class Looks:
 
     def extend(self, other: Looks) -> None:
         """Take in the samples of another sequence."""
-        for name in ("visible", "hidden", "shown", "choices", "logits", "right", "found"):
+        for name in ("visible", "hidden", "choices", "logits", "right", "found"):
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -98,20 +94,22 @@ class Fit:
 
 def fit_belief(
     checkpoint: Checkpoint, trials: SequenceOf[Trial], jobs: int = 1,
-    on_frames: Callable[[int], object] = lambda _: None,
+    on_frames: Callable[[int], object] = lambda _: None, densities: bool = True,
 ) -> Fit:  # fmt: skip
     """Fit all of the belief for the student of ``checkpoint``, on the CPU, ``jobs`` trials at a
-    time. ``on_frames`` is told of frames done; each is gone through twice. ValueError when the
-    trials show no target, or nothing but the target.
+    time. ``on_frames`` is told of frames done; each is gone through twice, or once without the
+    ``densities``: then only the confidence and its thresholds are fitted. Thresholds that are not
+    are the package's own. ValueError when the trials show no target, or nothing but the target.
     """
-    settings = checkpoint.settings
-    looks = Looks()
-    for part in _each(_look_along, checkpoint, trials, jobs, on_frames):
-        looks.extend(part)
-    belief = replace(settings.belief, **_densities(looks), **_presence_times(trials))
-    presence = replace(settings.presence, shown_above=_shown_above(looks, belief.evidence))
-    calibration = fit_platt(_sigmoid(np.array(looks.logits)), np.array(looks.right))
-    settings = replace(settings, belief=belief, presence=presence, calibration=calibration)
+    settings, looked = replace(checkpoint.settings, presence=PresenceSettings()), 0
+    if densities:
+        looks = Looks()
+        for part in _each(_look_along, checkpoint, trials, jobs, on_frames):
+            looks.extend(part)
+        looked = len(looks.visible) + len(looks.hidden)
+        belief = replace(settings.belief, **_densities(looks), **_presence_times(trials))
+        calibration = fit_platt(_sigmoid(np.array(looks.logits)), np.array(looks.right))
+        settings = replace(settings, belief=belief, calibration=calibration)
     flown = Flown()
     for one in _each(
         _fly_along, replace(checkpoint, settings=settings), trials, jobs, on_frames
@@ -122,7 +120,7 @@ def fit_belief(
     source = {
         "sequences": sorted({trial.sequence.name for trial in trials}),
         "conditions": sorted({trial.column for trial in trials}),
-        "looks": len(looks.visible) + len(looks.hidden), "boxes": len(flown.right),
+        "looks": looked, "boxes": len(flown.right),
     }  # fmt: skip
     return Fit(settings, source)
 
@@ -245,7 +243,6 @@ def _look(
     overlaps = [float(iou((p.x - p.w / 2, p.y - p.h / 2, p.w, p.h), box)) for p in peaks]
     if usual is not None:
         looks.visible.append([*rows[0], usual])
-        looks.shown.append(overlaps[0] > RIGHT_ABOVE)
     looks.logits.append(peaks[0].logit)
     looks.right.append(overlaps[0] > RIGHT_ABOVE)
     looks.found.append(overlaps[0] > RIGHT_ABOVE)
@@ -329,16 +326,6 @@ def _densities(looks: Looks) -> dict[str, Any]:
         "association": (max(slope, 0.05), 1.0, _size_weight(looks.choices)),
         "detection": min(max(detection, 0.5), 0.99),
     }  # fmt: skip
-
-
-def _shown_above(looks: Looks, evidence: SequenceOf[float]) -> float:
-    """The probability, by one image alone, that hardly any right peak falls below."""
-    rows = np.array(looks.visible)[np.array(looks.shown)]
-    if not len(rows):
-        return PresenceSettings().shown_above
-    low, high = _SHOWN_BOUNDS
-    shown = _sigmoid(evidence[0] + rows @ np.array(evidence[1:]))
-    return round(float(min(max(np.quantile(shown, _MISSED), low), high)), 3)
 
 
 def _logistic(

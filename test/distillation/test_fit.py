@@ -2,6 +2,7 @@
 """The fit of the belief: samples drawn from known densities, and the command with real pictures."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ from mlkd_ros.cli import main
 from mlkd_ros.data.sequences import Sequence
 from mlkd_ros.distillation import fit
 from mlkd_ros.distillation.selection import Trial
-from mlkd_ros.tracking.checkpoint import default_checkpoint, load_checkpoint
+from mlkd_ros.tracking.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
+from mlkd_ros.tracking.settings import PresenceSettings
 
 
 def trial(boxes, name="toy"):
@@ -53,7 +55,9 @@ def test_times_in_sight_and_out_of_sight_are_counted():
     assert times["hidden_for"] == pytest.approx(5.0)
 
 
-def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
+@pytest.fixture
+def sequences(tmp_path):
+    """A folder with one sequence, of a car that is hidden for a while."""
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(20, 90, (18, 32, 3), np.uint8), (320, 180))
     car = cv2.resize(rng.integers(0, 255, (4, 6, 3), np.uint8), (36, 24))
@@ -69,10 +73,17 @@ def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
         cv2.imwrite(str(folder / f"{i + 1:04d}.jpg"), cv2.add(image, noise))
         rows.append("NaN,NaN,NaN,NaN" if hidden else f"{x},{y},36,24")
     (folder.parent / "groundtruth_rect.txt").write_text("\n".join(rows) + "\n")
+    return tmp_path / "seqs"
+
+
+def fit_arguments(student, sequences, output):
+    return ["fit", str(student), "--dataset", "otb", "--root", str(sequences), "--condition", "day",
+            "--condition", "street", "--flights", "0", "-o", str(output)]  # fmt: skip
+
+
+def test_the_command_fits_a_student_and_says_on_what(tmp_path, sequences, capsys):
     output = tmp_path / "fitted.safetensors"
-    arguments = ["fit", str(default_checkpoint()), "--dataset", "otb", "--root",
-                 str(tmp_path / "seqs"), "--condition", "day", "--condition", "street",
-                 "--flights", "0", "-o", str(output)]  # fmt: skip
+    arguments = fit_arguments(default_checkpoint(), sequences, output)
     assert main(arguments) == 0
     before, after = load_checkpoint(), load_checkpoint(output)
     assert after.settings.belief != before.settings.belief
@@ -83,3 +94,22 @@ def test_the_command_fits_a_student_and_says_on_what(tmp_path, capsys):
     assert all(np.array_equal(after.weights[k], v) for k, v in before.weights.items())
     assert main(arguments) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_the_confidence_can_be_fitted_alone(tmp_path, sequences):
+    """The densities are kept; thresholds that are not fitted are the package's own."""
+    before = load_checkpoint()
+    presence = replace(before.settings.presence, tracking_above=0.9, lost_below=0.3)
+    student, output = tmp_path / "student.safetensors", tmp_path / "fitted.safetensors"
+    settings = replace(before.settings, presence=presence)
+    save_checkpoint(replace(before, settings=settings), student)
+    assert main([*fit_arguments(student, sequences, output), "--confidence-only"]) == 0
+    after = load_checkpoint(output)
+    assert after.settings.belief.confidence != before.settings.belief.confidence
+    kept = replace(after.settings.belief, confidence=before.settings.belief.confidence)
+    assert kept == before.settings.belief
+    assert after.settings.calibration == before.settings.calibration
+    fitted = after.settings.presence
+    assert fitted.tracking_above <= 0.8 and fitted.lost_below == PresenceSettings().lost_below
+    assert after.provenance["fit"] == before.provenance["fit"]
+    assert after.provenance["confidence_fit"]["boxes"] > 0
