@@ -332,11 +332,10 @@ class Track:
             self.lookalikes.begin(peaks, choice.peak)
 
     def _confidence(self, choice: _Choice) -> float:
-        """Calibrated, that the box is right; of a target not seen, that it is visible at all."""
+        """Calibrated, that the box is right; of a target not seen, that it is visible at all. No
+        more than what is believed, and this image for itself, say.
+        """
         confidence = self.existence.confidence(choice.evidence, self.usual_logit)
-        if choice.seen:
-            return confidence
-        # All that is known, and this image for itself.
         return min(confidence, probability_of(self.existence.odds + choice.evidence))
 
     def _conclude_nothing(self, seconds: float) -> TrackResult:
@@ -383,11 +382,15 @@ class Track:
         return belief.score_offset + score * logit + place * near + size * change - spread
 
     def _shown(self, peak: Peak, plan: Plan) -> bool:
-        """Whether the target is taken to be the peak: as the likelier thing, or, where and as it
-        was expected, on less.
+        """Whether the target is taken to be the peak: as the likelier thing by this image, or,
+        where and as it was expected, on less; and by all that is believed.
         """
-        least = self.settings.presence.shown_above
-        if probability_of(self._evidence(peak, plan)) >= max(least, 0.5) or least == 0.0:
+        least, evidence = self.settings.presence.shown_above, self._evidence(peak, plan)
+        if least == 0.0:
+            return True
+        if self.existence.odds + evidence < 0.0:
+            return False
+        if probability_of(evidence) >= max(least, 0.5):
             return True
         return probability_of(self._evidence(peak, plan, jumps=False)) >= least
 
