@@ -311,7 +311,7 @@ PRESENCE = {
     ),
     "shown_above": _Threshold(
         "Probability, by one image alone, that it shows the target, below which no box is reported "
-        "for that image.",
+        "for that image. Nor is one where, by all that is believed, it rather does not show it.",
         1,
     ),
     "reacquire_above": _Threshold(
