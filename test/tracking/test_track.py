@@ -171,6 +171,20 @@ def test_missed_detections_move_the_target_with_the_picture_only(rate, pan):
 
 
 @pytest.mark.parametrize("rate", RATES)
+def test_what_is_rather_no_target_keeps_no_box(rate):
+    """One dim peak in its place is the target, seen badly; where one stays, it has gone, and what
+    is published says so.
+    """
+    flight, place = Flight(rate), (300.0, 180.0)
+    sure = flight.sees(1.0, place)[-1]
+    dim = flight.sees(0.35, (*place, 1.0))
+    assert dim[0].box is not None and dim[0].confidence < sure.confidence
+    assert dim[-1].box is None and dim[-1].confidence < 0.5
+    boxes = [result.box is not None for result in dim]
+    assert boxes == sorted(boxes, reverse=True)
+
+
+@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("jump", [(300, 0), (-180, 90)])
 def test_a_shift_of_hundreds_of_pixels_in_one_image_is_refused(rate, jump):
     """One wrong picture while the target is in doubt: it is expected where it was."""
