@@ -182,6 +182,7 @@ def test_what_is_rather_no_target_keeps_no_box(rate):
     assert dim[-1].box is None and dim[-1].confidence < 0.5
     boxes = [result.box is not None for result in dim]
     assert boxes == sorted(boxes, reverse=True)
+    assert dim[boxes.index(False)].state != TrackState.LOST  # before it is searched for
 
 
 @pytest.mark.parametrize("rate", RATES)
