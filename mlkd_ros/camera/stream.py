@@ -167,8 +167,13 @@ class VideoStream:
 
     @property
     def ended(self) -> bool:
-        """Whether no picture will come any more: a file that was played, or cannot be."""
+        """Whether no picture will come any more: a file that was played, or cannot be.
+
+        Raises what `newest` does: that a thread failed is no end of the stream.
+        """
         with self._changed:
+            if self._failure is not None:
+                raise self._failure
             return self._ended and self._picture is None
 
     @property

@@ -280,6 +280,12 @@ def test_an_error_of_our_own_is_not_taken_for_a_bad_stream(
         pytest.raises(ZeroDivisionError, match="broken"),
     ):
         watcher.to_the_end()
+    with watching(str(tmp_path / "film.mp4")) as watcher:
+        # It failed before anybody took a picture: no end of the stream either.
+        end = time.monotonic() + PATIENCE
+        with pytest.raises(ZeroDivisionError):
+            while time.monotonic() < end and not watcher.stream.ended:
+                time.sleep(0.01)
 
 
 def test_a_device_that_is_not_there_may_come_yet() -> None:
