@@ -16,7 +16,8 @@ class PresenceSettings:
     """When a target is tracked, doubted, lost, found again and given up.
 
     Probabilities are those that are published, times seconds. An image whose best peak has less
-    than ``shown_above`` does not show the target: no box. A target whose probability of existence
+    than ``shown_above`` does not show the target: no box; nor does one that, with what is believed
+    from those before, rather does not. A target whose probability of existence
     (``existence.Existence``) falls below ``lost_below`` is LOST; one that is lost is found again
     when something within its reach is the target with ``reacquire_above``. ``search_windows``: most
     windows looked at in one image while lost; ``Tracker.search_budget`` may leave time for fewer.

@@ -321,7 +321,7 @@ class Track:
         if others >= 0.5:
             # A lookalike explains it better: a missed detection.
             evidence = min(evidence, math.log(1.0 - self.settings.belief.detection))
-        seen = others < 0.5 and self._shown(peak, plan)
+        seen = others < 0.5 and self._shown(peak, plan, evidence)
         sure = seen and shares[0][taken + 1] >= _SURE
         return _Choice(peak, taken, shares[1:], evidence, others, seen, sure)
 
@@ -381,11 +381,11 @@ class Track:
         spread = 2.0 * math.log(max(plan.deviation / steady, 1.0))
         return belief.score_offset + score * logit + place * near + size * change - spread
 
-    def _shown(self, peak: Peak, plan: Plan) -> bool:
+    def _shown(self, peak: Peak, plan: Plan, evidence: float) -> bool:
         """Whether the target is taken to be the peak: as the likelier thing by this image, or,
         where and as it was expected, on less; and by all that is believed.
         """
-        least, evidence = self.settings.presence.shown_above, self._evidence(peak, plan)
+        least = self.settings.presence.shown_above
         if least == 0.0:
             return True
         if self.existence.odds + evidence < 0.0:
